@@ -1,0 +1,176 @@
+//! The two-level bitmaps that find an idle or an available backend in constant
+//! time.
+//!
+//! A backend's bits in all its services follow from its slot word and state.
+//! Whoever changes one of those calls [`Tables::refresh`], which writes the bits and
+//! then reads the word again: the last one to write a bit therefore always
+//! checks it against a word at least as new, so a bit cannot stay wrong. (This
+//! is the argument; the threaded tests below and in `select` are the proof.)
+//! Searching follows bits only as hints, so a stale one costs a retry.
+
+use crate::atomic::AtomicU64;
+
+use crate::{
+    atomic::{fetch_and, fetch_or, load, load32},
+    maps::{MAX_BACKENDS_PER_SERVICE, MAX_MEMBERSHIPS},
+    service::{Backend, IndexWords, LEAF_POSITIONS, Membership, SERVICE_LEAVES, Service, Tables},
+};
+
+/// Which of the two bitmaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Index {
+    /// Usable backends with nothing in flight and at least one slot.
+    Idle,
+    /// Usable backends with a slot left.
+    Available,
+}
+
+impl IndexWords {
+    #[inline(always)]
+    fn of(&self, index: Index) -> &AtomicU64 {
+        match index {
+            Index::Idle => &self.idle,
+            Index::Available => &self.available,
+        }
+    }
+}
+
+/// Result of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A bit is set at this position.
+    At(u32),
+    /// No bit is set.
+    Nothing,
+    /// The summary pointed to an empty leaf; it has been corrected.
+    Stale,
+}
+
+/// Finds the first set bit at or after position `from`, cyclically.
+#[inline(always)]
+pub fn next<T: Tables>(tables: &T, service: &Service, index: Index, from: u32) -> Found {
+    let from = from as usize & (MAX_BACKENDS_PER_SERVICE - 1);
+    let first = (from / LEAF_POSITIONS) as u32;
+    let summary = load(service.summary.of(index));
+    if summary == 0 {
+        return Found::Nothing;
+    }
+    if summary >> first & 1 != 0 {
+        let rest = leaf_word(tables, service, index, first) & (u64::MAX << (from % LEAF_POSITIONS));
+        if rest != 0 {
+            return Found::At(first * LEAF_POSITIONS as u32 + rest.trailing_zeros());
+        }
+    }
+    // The leaves behind it in turn; its own lower positions come last.
+    let turned = summary.rotate_right(first + 1);
+    let number = (first + 1 + turned.trailing_zeros()) & (SERVICE_LEAVES as u32 - 1);
+    let word = leaf_word(tables, service, index, number);
+    if word != 0 {
+        return Found::At(number * LEAF_POSITIONS as u32 + word.trailing_zeros());
+    }
+    clear_summary(tables, service, index, number);
+    Found::Stale
+}
+
+/// Makes a backend's bits, in every service it belongs to, agree with its slots
+/// and state. To be called after any change of those.
+#[inline(always)]
+pub fn refresh<T: Tables>(tables: &T, backend: u32) {
+    const ROUNDS: u32 = 4;
+    let Some(backend) = tables.backend(backend) else {
+        return;
+    };
+    let mut round = 0;
+    while round < ROUNDS {
+        let seen = classify(backend);
+        publish(tables, backend, seen);
+        if classify(backend) == seen {
+            return;
+        }
+        round += 1;
+    }
+    // The word keeps changing under us. A bit too many is only a hint that
+    // someone will follow in vain; a bit too few would hide the backend.
+    publish(tables, backend, Bits { idle: true, available: true });
+}
+
+/// Clears the bits of a position at which no backend stands.
+#[inline(always)]
+pub fn clear<T: Tables>(tables: &T, service: &Service, position: u32) {
+    let nothing = Bits { idle: false, available: false };
+    write_position(tables, service, position, nothing);
+}
+
+/// A backend's two bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Bits {
+    idle: bool,
+    available: bool,
+}
+
+#[inline(always)]
+fn classify(backend: &Backend) -> Bits {
+    let taken = backend.inflight();
+    let available = backend.is_usable() && taken < load32(&backend.granted) as u64;
+    Bits { idle: available && taken == 0, available }
+}
+
+#[inline(always)]
+fn publish<T: Tables>(tables: &T, backend: &Backend, bits: Bits) {
+    let mut i = 0;
+    while i < MAX_MEMBERSHIPS {
+        // Memberships are kept dense, so most backends stop after one.
+        let Some((service, position)) = Membership(load(&backend.memberships[i])).parts() else {
+            return;
+        };
+        if let Some(service) = tables.service(service) {
+            write_position(tables, service, position, bits);
+        }
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn write_position<T: Tables>(tables: &T, service: &Service, position: u32, bits: Bits) {
+    write_bit(tables, service, Index::Idle, position, bits.idle);
+    write_bit(tables, service, Index::Available, position, bits.available);
+}
+
+#[inline(always)]
+fn write_bit<T: Tables>(tables: &T, service: &Service, index: Index, position: u32, set: bool) {
+    let Some(leaf) = service.leaf(position).and_then(|id| tables.leaf(id)) else {
+        return;
+    };
+    let word = leaf.index.of(index);
+    let bit = 1 << (position as usize % LEAF_POSITIONS);
+    let number = (position as usize / LEAF_POSITIONS % SERVICE_LEAVES) as u32;
+    // Most writes change nothing; a plain read spares them the locked one.
+    if (load(word) & bit != 0) == set {
+        return;
+    }
+    if set {
+        if fetch_or(word, bit) == 0 {
+            fetch_or(service.summary.of(index), 1 << number);
+        }
+    } else if fetch_and(word, !bit) == bit {
+        clear_summary(tables, service, index, number);
+    }
+}
+
+/// Clears a leaf's summary bit, and sets it again if the leaf was filled meanwhile.
+#[inline(always)]
+fn clear_summary<T: Tables>(tables: &T, service: &Service, index: Index, number: u32) {
+    let bit = 1 << number;
+    fetch_and(service.summary.of(index), !bit);
+    if leaf_word(tables, service, index, number) != 0 {
+        fetch_or(service.summary.of(index), bit);
+    }
+}
+
+#[inline(always)]
+fn leaf_word<T: Tables>(tables: &T, service: &Service, index: Index, number: u32) -> u64 {
+    match service.leaf(number * LEAF_POSITIONS as u32).and_then(|id| tables.leaf(id)) {
+        Some(leaf) => load(leaf.index.of(index)),
+        None => 0,
+    }
+}

@@ -1,0 +1,27 @@
+//! What the eBPF programs and the agent share, and nothing else.
+//!
+//! Owns the layout of every map, the word that counts a backend's slots, the
+//! index of idle backends and the choice of a backend. All of it is pure
+//! `no_std` code that compiles for the kernel and for the host alike, so the
+//! code that property tests drive is the code that runs inside `connect()`.
+//!
+//! Refuses: I/O, allocation, names (the kernel knows ids only).
+//!
+//! Called by `balancer-ebpf` (programs) and `balancer-user` (`kernel/`,
+//! `reconcile/`).
+
+#![cfg_attr(not(test), no_std)]
+// The bpf target has no read-modify-write on `core::sync::atomic`; see `atomic`.
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", allow(internal_features))]
+
+pub mod address;
+pub mod atomic;
+pub mod connection;
+pub mod counter;
+pub mod histogram;
+pub mod index;
+pub mod maps;
+pub mod select;
+pub mod service;
+pub mod slot;

@@ -1,0 +1,42 @@
+//! Names and capacities of the maps, and the version of their layout.
+//!
+//! Names are at most 15 bytes (BPF_OBJ_NAME_LEN, v6.1). The capacities are the
+//! limits that the configuration is checked against.
+
+/// Version of everything in this crate that lies in a map. Raised by any change
+/// to a layout, a name, a flag's meaning or a counter's place.
+pub const ABI: u32 = 1;
+
+/// Services at most; ids are 0..MAX_SERVICES.
+pub const MAX_SERVICES: u32 = 16_384;
+/// Distinct backends at most; ids are 0..MAX_BACKENDS.
+pub const MAX_BACKENDS: u32 = 131_072;
+/// Frontends at most.
+pub const MAX_FRONTENDS: u32 = 65_536;
+/// Leaves at most: one per service, and one more for every further 64 backends.
+pub const MAX_LEAVES: u32 = 65_536;
+/// Backends of one service at most.
+pub const MAX_BACKENDS_PER_SERVICE: usize = 4_096;
+/// Services that one backend can belong to at most.
+pub const MAX_MEMBERSHIPS: usize = 8;
+
+/// Frontend address → service id.
+pub const FRONTENDS: &str = "FRONTENDS";
+/// Service id → [`crate::service::Service`].
+pub const SERVICES: &str = "SERVICES";
+/// Leaf id → [`crate::service::Leaf`].
+pub const LEAVES: &str = "LEAVES";
+/// Backend id → [`crate::service::Backend`].
+pub const BACKENDS: &str = "BACKENDS";
+/// Socket → [`crate::connection::Connection`].
+pub const CONNECTIONS: &str = "CONNECTIONS";
+/// Service id → [`crate::counter::ServiceCounter`]s, per CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// [`crate::counter::Fault`] → count, per CPU.
+pub const FAULTS: &str = "FAULTS";
+/// [`crate::histogram`] bucket → count, per CPU.
+pub const DECISION_TIME: &str = "DECISION_TIME";
+/// Index 0 → [`crate::connection::AgentState`].
+pub const AGENT: &str = "AGENT";
+
+const _: () = assert!(MAX_SERVICES <= MAX_LEAVES);

@@ -1,0 +1,254 @@
+//! Services, their leaves of positions, and backends, as they lie in maps.
+//!
+//! A service's backends stand at *positions* 0..4096. Sixty-four positions make
+//! a *leaf*; a service names its leaves. Positions are stable: adding or
+//! removing a backend touches one position and leaves all others alone, so an
+//! endpoint change costs the same in a service of ten backends and of
+//! thousands, and nothing is ever swapped under a running program.
+//!
+//! SERVICES, LEAVES and BACKENDS are mapped into the agent's memory, so every
+//! field is an atomic. Each says who writes it: *agent* means `reconcile`,
+//! *slots* means whoever takes or gives back a slot (kernel and agent).
+
+use crate::{
+    address::{Address, Port},
+    atomic::{AtomicU32, AtomicU64, load, load32},
+    maps::{MAX_BACKENDS_PER_SERVICE, MAX_MEMBERSHIPS},
+    select::Attempt,
+    slot::{Side, Want},
+};
+
+/// Positions in a leaf.
+pub const LEAF_POSITIONS: usize = 64;
+/// Leaves of a service at most.
+pub const SERVICE_LEAVES: usize = MAX_BACKENDS_PER_SERVICE / LEAF_POSITIONS;
+
+/// No backend stands at this position, or no leaf covers these positions.
+/// Otherwise such a field holds the id plus one, so zeroed memory is empty.
+pub const NONE: u32 = 0;
+
+const _: () = assert!(SERVICE_LEAVES == 64, "a service's summary is one word");
+
+/// Two bitmaps, as hints: a set bit may be stale and is checked by whoever
+/// follows it; a clear bit is never wrong for longer than a running update.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct IndexWords {
+    /// Idle backends that are available. Writer: slots.
+    pub idle: AtomicU64,
+    /// Available backends. Writer: slots.
+    pub available: AtomicU64,
+}
+
+/// Value of SERVICES.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Service {
+    /// Bits of `SERVICE_*`. Writer: agent.
+    pub flags: AtomicU32,
+    /// How a backend is chosen: [`Strategy`]. Writer: agent.
+    pub strategy: AtomicU32,
+    /// When a slot is held: 0, per connection. Writer: agent.
+    pub admission: AtomicU32,
+    /// Highest position in use, plus one. Writer: agent.
+    pub positions: AtomicU32,
+    /// Backends at all positions. Writer: agent.
+    pub backends: AtomicU32,
+    /// Position last chosen; the next search starts behind it. Writer: slots,
+    /// racily: a lost update only costs some fairness.
+    pub cursor: AtomicU32,
+    /// Connections waiting in the agent's queue. Writer: agent.
+    pub waiters: AtomicU32,
+    /// Counts each change of the set of backends. Writer: agent.
+    pub generation: AtomicU32,
+    /// Which leaves have a bit set. Bit i stands for `leaves[i]`.
+    pub summary: IndexWords,
+    /// For affinity, queue, rate limit and locality settings. Writer: agent.
+    pub settings: [AtomicU32; 16],
+    /// Leaf id plus one, or [`NONE`]. Writer: agent.
+    pub leaves: [AtomicU32; SERVICE_LEAVES],
+}
+
+const _: () = assert!(size_of::<Service>() == 368);
+
+/// The service exists. Without it a frontend that points here is not steered.
+pub const SERVICE_PRESENT: u32 = 1;
+
+/// How a service chooses among its backends.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// An idle backend, or else the least loaded that constant time can find.
+    IdleFirst = 0,
+}
+
+/// Value of LEAVES: 64 positions of one service.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Leaf {
+    /// Bit i stands for `backends[i]`.
+    pub index: IndexWords,
+    /// Backend id plus one, or [`NONE`]. Writer: agent.
+    pub backends: [AtomicU32; LEAF_POSITIONS],
+}
+
+const _: () = assert!(size_of::<Leaf>() == 272);
+
+/// Value of BACKENDS.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Backend {
+    /// Slots taken: see [`crate::slot`]. Writer: slots.
+    pub inflight: AtomicU64,
+    /// How many slots this node may hand out; `u32::MAX`: unlimited. Writer: agent.
+    pub granted: AtomicU32,
+    /// Bits of `STATE_*`; 0: usable. Writer: agent.
+    pub state: AtomicU32,
+    /// Counts the addresses this id has stood for. Writer: agent, only while no
+    /// slot is taken.
+    pub generation: AtomicU32,
+    /// Share for weighted strategies. Writer: agent.
+    pub weight: AtomicU32,
+    /// Where connects are steered, as [`Address`] words. Writer: agent, with `generation`.
+    pub address: [AtomicU32; 4],
+    /// Port in network order. Writer: agent, with `generation`.
+    pub port: AtomicU32,
+    /// Consecutive connect failures. Writer: `sock_ops`.
+    pub failures: AtomicU32,
+    /// When an ejection ends, on the monotonic clock. Writer: `sock_ops`.
+    pub ejected_until_ns: AtomicU64,
+    /// Moving average of the response time. Writer: `sock_ops`.
+    pub response_time_ns: AtomicU64,
+    /// When `response_time_ns` was last updated. Writer: `sock_ops`.
+    pub response_time_at_ns: AtomicU64,
+    /// Connects steered here since the id stands for this address. Writer: slots.
+    pub steered: AtomicU64,
+    /// Id of the backend's node and zone, for locality. Writer: agent.
+    pub location: [AtomicU32; 2],
+    /// The positions where this backend stands: [`Membership`] words; 0: none.
+    /// Writer: agent.
+    pub memberships: [AtomicU64; MAX_MEMBERSHIPS],
+}
+
+const _: () = assert!(size_of::<Backend>() == 152);
+
+/// Probes found the backend unhealthy.
+pub const STATE_UNHEALTHY: u32 = 1;
+/// The backend keeps what it has and gets nothing new.
+pub const STATE_DRAINING: u32 = 2;
+/// A breaker shut the backend out.
+pub const STATE_EJECTED: u32 = 4;
+/// The backend left its last service; its id waits until all slots are back.
+pub const STATE_RETIRED: u32 = 8;
+
+/// One position of one service: service id plus one in the high half, position
+/// in the low half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership(pub u64);
+
+impl Membership {
+    /// The word for a position.
+    pub const fn new(service: u32, position: u32) -> Self {
+        Self((service as u64 + 1) << 32 | position as u64)
+    }
+
+    /// Service id and position, if the word names any.
+    #[inline(always)]
+    pub const fn parts(self) -> Option<(u32, u32)> {
+        match (self.0 >> 32) as u32 {
+            0 => None,
+            service => Some((service - 1, self.0 as u32)),
+        }
+    }
+}
+
+impl Service {
+    /// Id of the leaf that covers `position`.
+    #[inline(always)]
+    pub fn leaf(&self, position: u32) -> Option<u32> {
+        let number = (position as usize / LEAF_POSITIONS) & (SERVICE_LEAVES - 1);
+        decode(load32(&self.leaves[number]))
+    }
+}
+
+impl Leaf {
+    /// Id of the backend at `position` (only its low six bits count).
+    #[inline(always)]
+    pub fn backend(&self, position: u32) -> Option<u32> {
+        decode(load32(&self.backends[position as usize & (LEAF_POSITIONS - 1)]))
+    }
+}
+
+impl Backend {
+    /// Where connects are steered.
+    #[inline(always)]
+    pub fn address(&self) -> (Address, Port) {
+        let [a, b, c, d] = &self.address;
+        (
+            Address([load32(a), load32(b), load32(c), load32(d)]),
+            Port(load32(&self.port) as u16),
+        )
+    }
+
+    /// Whether anything but its slots keeps the backend from being chosen.
+    #[inline(always)]
+    pub fn is_usable(&self) -> bool {
+        load32(&self.state) == 0
+    }
+
+    /// Slots taken, by the kernel and by the agent.
+    pub fn inflight(&self) -> u64 {
+        crate::slot::total(load(&self.inflight))
+    }
+}
+
+#[inline(always)]
+const fn decode(id_plus_one: u32) -> Option<u32> {
+    match id_plus_one {
+        NONE => None,
+        id => Some(id - 1),
+    }
+}
+
+/// Where selection finds its records: BPF maps in the kernel, the same memory
+/// mapped into the agent, or plain vectors in tests. `None` for an id that is
+/// out of range.
+pub trait Tables {
+    /// The service with this id.
+    fn service(&self, id: u32) -> Option<&Service>;
+    /// The leaf with this id.
+    fn leaf(&self, id: u32) -> Option<&Leaf>;
+    /// The backend with this id.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Thirty-two random bits.
+    fn random(&self) -> u32;
+
+    // The steps of selection are methods so that the kernel can override them
+    // with functions of its own, which the verifier looks at once instead of at
+    // every call.
+
+    /// See [`crate::index::refresh`].
+    #[inline(always)]
+    fn refresh(&self, backend: u32)
+    where
+        Self: Sized,
+    {
+        crate::index::refresh(self, backend);
+    }
+    /// See [`crate::select::attempt`].
+    #[inline(always)]
+    fn attempt(&self, service: u32, from: u32, want: Want, side: Side) -> Attempt
+    where
+        Self: Sized,
+    {
+        crate::select::attempt(self, service, from, want, side)
+    }
+    /// See [`crate::select::least_of_four`].
+    #[inline(always)]
+    fn least_of_four(&self, service: u32) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::select::least_of_four(self, service)
+    }
+}

@@ -1,0 +1,100 @@
+//! The word that counts a backend's slots, and the only two ways to change it.
+//!
+//! The low half counts slots that the kernel programs took, the high half those
+//! that the agent took. Taking is one compare-and-swap of the whole word, done
+//! only while the sum is below `granted`, so no concurrency can overshoot. The
+//! halves are apart so that a restarted agent can zero its own.
+
+use crate::{
+    atomic::{compare_exchange, fetch_add, load, load32},
+    service::Backend,
+};
+
+/// Whose half of the word a slot is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Taken in a connect program.
+    Kernel,
+    /// Taken by the agent.
+    Agent,
+}
+
+impl Side {
+    const fn one(self) -> u64 {
+        match self {
+            Self::Kernel => 1,
+            Self::Agent => 1 << 32,
+        }
+    }
+
+    const fn half(self, word: u64) -> u32 {
+        match self {
+            Self::Kernel => word as u32,
+            Self::Agent => (word >> 32) as u32,
+        }
+    }
+}
+
+/// What a taker insists on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Only if nothing is in flight.
+    Idle,
+    /// Any slot that is left.
+    Available,
+}
+
+/// Why no slot was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The backend is not (or not any more) what the taker wanted.
+    Unsuitable,
+    /// Others changed the word faster than we could.
+    Contended,
+}
+
+/// Tries of the compare-and-swap: each one lost means that another slot moved.
+const TRIES: u32 = 8;
+
+/// Slots taken on both sides.
+#[inline(always)]
+pub const fn total(word: u64) -> u64 {
+    (word & 0xffff_ffff) + (word >> 32)
+}
+
+/// Takes a slot. Returns how many were taken before.
+#[inline(always)]
+pub fn take(backend: &Backend, want: Want, side: Side) -> Result<u64, NotTaken> {
+    let mut tries = 0;
+    while tries < TRIES {
+        let word = load(&backend.inflight);
+        let before = total(word);
+        if !is_open(backend, want, before) {
+            return Err(NotTaken::Unsuitable);
+        }
+        if compare_exchange(&backend.inflight, word, word.wrapping_add(side.one())) {
+            return Ok(before);
+        }
+        tries += 1;
+    }
+    Err(NotTaken::Contended)
+}
+
+/// Gives a slot back. Returns how many were taken before, or `None` if this
+/// side held none: then nothing has changed, and the caller counts a fault.
+#[inline(always)]
+pub fn give_back(backend: &Backend, side: Side) -> Option<u64> {
+    let old = fetch_add(&backend.inflight, side.one().wrapping_neg());
+    if side.half(old) == 0 {
+        fetch_add(&backend.inflight, side.one());
+        return None;
+    }
+    Some(total(old))
+}
+
+#[inline(always)]
+fn is_open(backend: &Backend, want: Want, taken: u64) -> bool {
+    backend.is_usable()
+        && taken < load32(&backend.granted) as u64
+        && (taken == 0 || matches!(want, Want::Available))
+}

@@ -1,0 +1,189 @@
+//! The maps, and safe access to them for the other modules.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, bpf_sock},
+    btf_maps::{Array, HashMap, PerCpuArray, SkStorage},
+    helpers::{bpf_get_prandom_u32, bpf_sk_storage_get},
+    macros::btf_map,
+    programs::SockAddrContext,
+};
+use balancer_common::{
+    address::FrontendKey,
+    connection::{AgentState, Connection},
+    counter::{FAULT_COUNTERS, Fault, ServiceCounter, ServiceCounters},
+    histogram, index,
+    maps::{MAX_BACKENDS, MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES},
+    select::{self, Attempt},
+    service::{Backend, Leaf, Service, Tables},
+    slot::{Side, Want},
+};
+
+/// The agent maps these arrays into its memory.
+const SHARED: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map]
+static FRONTENDS: HashMap<FrontendKey, u32, { MAX_FRONTENDS as usize }> = HashMap::new();
+#[btf_map]
+static SERVICES: Array<Service, { MAX_SERVICES as usize }, SHARED> = Array::new();
+#[btf_map]
+static LEAVES: Array<Leaf, { MAX_LEAVES as usize }, SHARED> = Array::new();
+#[btf_map]
+static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }, SHARED> = Array::new();
+#[btf_map]
+static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<ServiceCounters, { MAX_SERVICES as usize }> = PerCpuArray::new();
+#[btf_map]
+static FAULTS: PerCpuArray<u64, { FAULT_COUNTERS as usize }> = PerCpuArray::new();
+#[btf_map]
+static DECISION_TIME: PerCpuArray<u64, { histogram::BUCKETS as usize }> = PerCpuArray::new();
+#[btf_map]
+static AGENT: Array<AgentState, 1> = Array::new();
+
+/// The records of selection, as BPF maps.
+pub struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<&Service> {
+        SERVICES.get(id)
+    }
+
+    #[inline(always)]
+    fn leaf(&self, id: u32) -> Option<&Leaf> {
+        LEAVES.get(id)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn refresh(&self, backend: u32) {
+        idle_refresh(backend);
+    }
+
+    #[inline(always)]
+    fn attempt(&self, service: u32, from: u32, want: Want, _: Side) -> Attempt {
+        Attempt::from_word(idle_attempt(service, from, matches!(want, Want::Idle) as u32))
+    }
+
+    #[inline(always)]
+    fn least_of_four(&self, service: u32) -> Option<u32> {
+        u32::try_from(idle_least(service)).ok()
+    }
+}
+
+// Global functions: the verifier checks each once, for any arguments, and not
+// again at every call. They take and return plain words for that.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_refresh(backend: u32) -> u64 {
+    index::refresh(&Maps, backend);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_attempt(service: u32, from: u32, only_idle: u32) -> u64 {
+    let want = if only_idle != 0 { Want::Idle } else { Want::Available };
+    select::attempt(&Maps, service, from, want, Side::Kernel).into_word()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_least(service: u32) -> u64 {
+    match select::least_of_four(&Maps, service) {
+        Some(position) => position as u64,
+        None => u64::MAX,
+    }
+}
+
+/// The service behind a frontend.
+#[inline(always)]
+pub fn service_of(frontend: &FrontendKey) -> Option<u32> {
+    // SAFETY: the value is a plain word, copied at once; the map is
+    // preallocated, so its memory stays valid while the program runs.
+    unsafe { FRONTENDS.get(frontend).copied() }
+}
+
+/// The steering record of a socket, if it has one.
+#[inline(always)]
+pub fn connection<'s>(socket: *mut bpf_sock) -> Option<&'s Connection> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: `socket` comes from the program's context; the helper gives null
+    // or a record that lives as long as the socket, which outlives the program.
+    unsafe {
+        bpf_sk_storage_get((&raw const CONNECTIONS).cast_mut().cast(), socket.cast(), core::ptr::null_mut(), 0)
+            .cast::<Connection>()
+            .as_ref()
+    }
+}
+
+/// Writes the client's address into a socket's record.
+#[inline(always)]
+pub fn with_connection_mut(socket: *mut bpf_sock, write: impl FnOnce(*mut Connection)) {
+    // SAFETY: as in `connection`.
+    let record = unsafe {
+        bpf_sk_storage_get((&raw const CONNECTIONS).cast_mut().cast(), socket.cast(), core::ptr::null_mut(), 0)
+            .cast::<Connection>()
+    };
+    if !record.is_null() {
+        write(record);
+    }
+}
+
+/// The steering record of a connecting socket, made if it has none. Null when
+/// the kernel has no memory for it.
+#[inline(always)]
+pub fn connection_or_new(ctx: &SockAddrContext, new: &mut Connection) -> *mut Connection {
+    // SAFETY: the context's socket is valid while the program runs.
+    unsafe { CONNECTIONS.get_or_insert_ptr_mut(ctx, Some(new)) }
+}
+
+/// Counts one event of a service.
+#[inline(always)]
+pub fn count(service: u32, counter: ServiceCounter) {
+    if let Some(row) = COUNTERS.get_ptr_mut(service) {
+        // SAFETY: this CPU's own copy; a program that preempts us on it could
+        // lose one count, never corrupt one.
+        unsafe { (*row)[counter as usize] += 1 };
+    }
+}
+
+/// Counts a fault.
+#[inline(always)]
+pub fn count_fault(fault: Fault) {
+    if let Some(cell) = FAULTS.get_ptr_mut(fault as u32) {
+        // SAFETY: as in `count`.
+        unsafe { *cell += 1 };
+    }
+}
+
+/// Counts the time one decision took.
+#[inline(always)]
+pub fn count_decision(ns: u64) {
+    if let Some(cell) = DECISION_TIME.get_ptr_mut(histogram::bucket(ns)) {
+        // SAFETY: as in `count`.
+        unsafe { *cell += 1 };
+    }
+}
+
+/// The agent's switches.
+#[inline(always)]
+pub fn switches() -> u32 {
+    match AGENT.get(0) {
+        Some(agent) => agent.switches,
+        None => 0,
+    }
+}

@@ -1,0 +1,26 @@
+//! `getpeername()`: a client sees the frontend that it dialled.
+
+use aya_ebpf::programs::SockAddrContext;
+use balancer_common::address::Port;
+
+use crate::{maps, steer::Family};
+
+/// Replaces the backend's address by the frontend's, if this socket was steered
+/// and is still the connection that was.
+#[inline(always)]
+pub fn peer_name<F: Family>(ctx: &SockAddrContext) {
+    let addr = ctx.sock_addr;
+    // SAFETY: the context is valid and its socket outlives the program.
+    let Some(connection) = maps::connection(unsafe { (*addr).__bindgen_anon_1.sk }) else {
+        return;
+    };
+    // SAFETY: the context is valid.
+    let port = Port(unsafe { (*addr).user_port } as u16);
+    if F::read(addr) != connection.destination || port != connection.destination_port {
+        return;
+    }
+    if F::write(addr, connection.frontend) {
+        // SAFETY: the context is valid and this hook may write the port.
+        unsafe { (*addr).user_port = connection.frontend_port.0 as u32 };
+    }
+}

@@ -1,0 +1,165 @@
+//! The configuration file as it is written: keys known, shapes right, values still text.
+//!
+//! Owns the YAML: which keys exist, how large and how deep a file may be. Refuses syntax errors,
+//! unknown and duplicate keys, and lists where values belong. Every value stays text with its
+//! position, so that the checks can report all bad values at once instead of stopping at the
+//! first. Only `config` uses it; only this file and `syntax` name the YAML library.
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use super::problem::{Problem, Spot};
+use super::syntax;
+
+/// Bytes in a configuration file: five times what the largest desired state needs.
+pub(crate) const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Values, lists and mappings in a file, those that aliases repeat included.
+const MAX_NODES: usize = 4_000_000;
+
+/// Lists and mappings within each other. The deepest key of all needs six.
+const MAX_DEPTH: usize = 32;
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) spot: Spot,
+}
+
+/// A value that nothing is known of yet.
+pub(crate) type Text = At<Box<str>>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawConfig {
+    pub(crate) source: Option<Text>,
+    pub(crate) agent: Option<RawAgent>,
+    pub(crate) defaults: Option<RawDefaults>,
+    pub(crate) functions: Option<RawFunctions>,
+    pub(crate) services: Option<Vec<At<RawService>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawAgent {
+    pub(crate) cgroup: Option<Text>,
+    pub(crate) pin_path: Option<Text>,
+    pub(crate) admin: Option<Vec<Text>>,
+    pub(crate) metrics: Option<Text>,
+    pub(crate) overflow: Option<Text>,
+    pub(crate) log: Option<RawLog>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLog {
+    pub(crate) level: Option<Text>,
+    pub(crate) format: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawDefaults {
+    pub(crate) strategy: Option<Text>,
+    pub(crate) max_inflight: Option<Text>,
+    pub(crate) admission: Option<Text>,
+    pub(crate) protocol: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawFunction {
+    pub(crate) strategy: Option<Text>,
+    pub(crate) max_inflight: Option<Text>,
+    pub(crate) queue_timeout_ms: Option<Text>,
+    pub(crate) queue_buffer_size: Option<Text>,
+    pub(crate) max_retries: Option<Text>,
+    pub(crate) health_check_interval_ms: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawService {
+    pub(crate) name: Option<Text>,
+    pub(crate) namespace: Option<Text>,
+    pub(crate) protocol: Option<Text>,
+    pub(crate) admission: Option<Text>,
+    pub(crate) strategy: Option<Text>,
+    pub(crate) max_inflight: Option<Text>,
+    pub(crate) frontends: Option<Vec<Text>>,
+    pub(crate) backends: Option<At<Vec<At<RawBackend>>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawBackend {
+    pub(crate) address: Option<Text>,
+    pub(crate) weight: Option<Text>,
+}
+
+/// The mapping under `functions:`, in the order written and with the places of its keys.
+#[derive(Debug, Default)]
+pub(crate) struct RawFunctions(pub(crate) Vec<(Text, Option<RawFunction>)>);
+
+/// Reads the text of a configuration file.
+pub(crate) fn read(text: &str) -> Result<RawConfig, Problem> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 2 * MAX_NODES,
+            max_nodes: MAX_NODES,
+            max_depth: MAX_DEPTH,
+            max_documents: 1,
+            max_merge_keys: MAX_NODES,
+            max_aliases: MAX_NODES,
+            // A list that thousands of services repeat by alias is no attack: the limits on
+            // nodes and on what aliases replay are what bounds the work.
+            enforce_alias_anchor_ratio: false,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_NODES,
+            max_replay_stack_depth: MAX_DEPTH,
+        },
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| syntax::problem_of(&error, text))
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<T>::deserialize(deserializer)?;
+        // Where an alias or a merge brought the value here, what is to be mended is its definition.
+        let spot = Spot::new(spanned.defined.line(), spanned.defined.column());
+        Ok(Self {
+            value: spanned.value,
+            spot,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for RawFunctions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawFunctions;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a mapping from functions to their settings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawFunctions, A::Error> {
+                let mut functions = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    functions.push(entry);
+                }
+                Ok(RawFunctions(functions))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}

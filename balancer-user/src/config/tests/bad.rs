@@ -1,0 +1,632 @@
+//! Files that are refused: where, with which words, and all that is wrong at once.
+
+use super::{good, parse, parse_with, problems};
+
+/// A file, the line that must be named (0: the whole file), and words that must be said.
+type Case = (&'static str, u32, &'static [&'static str]);
+
+fn assert_refused(cases: &[Case]) {
+    for (text, line, words) in cases {
+        let problems = problems(text);
+        assert_eq!(problems.len(), 1, "{problems:#?}\n{text}");
+        let problem = &problems[0];
+        assert_eq!(problem.line.unwrap_or(0), *line, "{problem:?}\n{text}");
+        let said = format!("{}; {}", problem.message, problem.hint);
+        for words in *words {
+            assert!(said.contains(words), "{said:?} lacks {words:?}\n{text}");
+        }
+        assert!(!problem.hint.is_empty(), "{problem:?}");
+    }
+}
+
+#[test]
+fn what_is_not_yaml() {
+    assert_refused(&[
+        ("source: 'abc\n", 2, &["not valid YAML"]),
+        ("source: a: b\n", 1, &["not valid YAML"]),
+        (
+            "services:\n  - name: a\n   namespace: b\n",
+            3,
+            &["not valid YAML", "indentation"],
+        ),
+        (
+            "services:\n- name: a\n  frontends: [::1]:80\n",
+            3,
+            &["not valid YAML", "put an IPv6 address in quotes"],
+        ),
+        (
+            "source: file\n---\nsource: file\n",
+            2,
+            &["a second document"],
+        ),
+        ("source: *none\n", 1, &["names no anchor"]),
+        ("source: !env X\n", 1, &["the tag \"!env\""]),
+        ("source: \0\n", 1, &["not valid YAML"]),
+    ]);
+}
+
+#[test]
+fn what_sets_nothing() {
+    for text in [
+        "",
+        "\n\n",
+        "# only a comment\n",
+        "---\n",
+        "~",
+        "services:\nagent:\n",
+    ] {
+        let problems = problems(text);
+        assert_eq!(problems[0].line, None, "{text}");
+        assert!(problems[0].message.contains("sets nothing"), "{text}");
+    }
+}
+
+#[test]
+fn keys_that_are_unknown_or_there_twice() {
+    assert_refused(&[
+        (
+            "source: file\nservice: []\n",
+            2,
+            &[
+                "unknown key \"service\"",
+                "source, agent, defaults, functions, services",
+            ],
+        ),
+        (
+            "agent:\n  cgroups: /x\n",
+            2,
+            &["unknown key \"cgroups\"", "cgroup, pin_path"],
+        ),
+        (
+            "agent: {log: {colour: red}}\n",
+            1,
+            &["unknown key \"colour\"", "level, format"],
+        ),
+        (
+            "defaults:\n  max-inflight: 1\n",
+            2,
+            &["unknown key \"max-inflight\""],
+        ),
+        (
+            "functions:\n  a:\n    queue_timeout: 1\n",
+            3,
+            &["unknown key \"queue_timeout\""],
+        ),
+        (
+            "services:\n- name: a\n  port: 1\n",
+            3,
+            &["unknown key \"port\""],
+        ),
+        (
+            "services:\n- name: a\n  backends:\n  - address: 10.0.0.1:1\n    wieght: 1\n",
+            5,
+            &["unknown key \"wieght\"", "address, weight"],
+        ),
+        (
+            "source: file\nsource: file\n",
+            2,
+            &["\"source\" is there twice", "keep one"],
+        ),
+        (
+            "functions:\n  a: {}\n  a: {}\n",
+            3,
+            &["\"a\" is there twice"],
+        ),
+        ("1: 2\n", 1, &["unknown key \"1\""]),
+    ]);
+}
+
+#[test]
+fn shapes_that_are_wrong() {
+    assert_refused(&[
+        ("just words\n", 1, &["keys with values belong here"]),
+        ("- a\n", 1, &["keys with values belong here"]),
+        ("source: [file]\n", 1, &["a single value belongs here"]),
+        ("services: {}\n", 1, &["a list belongs here"]),
+        ("services:\n- hello\n", 2, &["keys with values belong here"]),
+        (
+            "services:\n- name: a\n  frontends: 10.0.0.1:80\n",
+            3,
+            &["a list belongs here"],
+        ),
+        (
+            "services:\n- name: a\n  frontends: [~]\n",
+            3,
+            &["a value is missing"],
+        ),
+        (
+            "services:\n- name: a\n  backends: [10.0.0.1:80]\n",
+            3,
+            &["keys with values"],
+        ),
+        ("functions: [a]\n", 1, &["keys with values belong here"]),
+        ("agent: {admin: unix:/a}\n", 1, &["a list belongs here"]),
+    ]);
+}
+
+#[test]
+fn words_that_are_unknown_or_not_supported_yet() {
+    assert_refused(&[
+        (
+            "source: consul\n",
+            1,
+            &["\"consul\" is no source", "file, kubernetes"],
+        ),
+        (
+            "source: kubernetes\n",
+            1,
+            &["not supported by this version", "supported: file"],
+        ),
+        (
+            "defaults: {strategy: fastest}\n",
+            1,
+            &[
+                "\"fastest\" is no strategy",
+                "idle-first, least-connections",
+                "adaptive",
+            ],
+        ),
+        (
+            "defaults:\n  strategy: round_robin\n",
+            2,
+            &[
+                "\"round-robin\" is not supported by this version",
+                "supported: idle-first",
+            ],
+        ),
+        (
+            "defaults: {admission: activity}\n",
+            1,
+            &["not supported", "supported: connection"],
+        ),
+        (
+            "defaults: {protocol: udp}\n",
+            1,
+            &["\"udp\" is no protocol", "tcp, http"],
+        ),
+        (
+            "functions: {a: {strategy: p2c}}\n",
+            1,
+            &["\"p2c\" is not supported"],
+        ),
+        (
+            "agent: {log: {level: loud}}\n",
+            1,
+            &["\"loud\" is no log level", "error, warn"],
+        ),
+    ]);
+}
+
+#[test]
+fn admission_by_request_needs_http() {
+    let text = "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  admission: request\n";
+    let found = problems(text);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found.iter().all(|problem| problem.line == Some(4)));
+    assert!(found[0].message.contains("not supported by this version"));
+    assert!(
+        found[1].message.contains("default/a is tcp"),
+        "{}",
+        found[1].message
+    );
+    let with_http = format!("{text}  protocol: http\n");
+    assert_eq!(problems(&with_http).len(), 1);
+}
+
+#[test]
+fn numbers_that_are_none_or_out_of_range() {
+    assert_refused(&[
+        (
+            "defaults: {max_inflight: -1}\n",
+            1,
+            &["max_inflight -1 is negative"],
+        ),
+        (
+            "defaults: {max_inflight: 1000001}\n",
+            1,
+            &["is above 1000000", "from 0 to 1000000"],
+        ),
+        (
+            "defaults: {max_inflight: 4294967296}\n",
+            1,
+            &["4294967296 is above 1000000"],
+        ),
+        (
+            "defaults: {max_inflight: 99999999999999999999999}\n",
+            1,
+            &["is above 1000000"],
+        ),
+        (
+            "defaults: {max_inflight: 1.5}\n",
+            1,
+            &["\"1.5\" is not a whole number"],
+        ),
+        (
+            "defaults: {max_inflight: many}\n",
+            1,
+            &["\"many\" is not a whole number"],
+        ),
+        (
+            "defaults: {max_inflight: ''}\n",
+            1,
+            &["\"\" is not a whole number"],
+        ),
+        (
+            "defaults: {max_inflight: 0x10}\n",
+            1,
+            &["\"0x10\" is not a whole number", "digits only"],
+        ),
+        (
+            "functions: {a: {max_inflight: -2}}\n",
+            1,
+            &["-2 is negative"],
+        ),
+        (
+            "functions:\n  a:\n    queue_timeout_ms: 200ms\n",
+            3,
+            &["\"200ms\" is not a whole number of milliseconds"],
+        ),
+        (
+            "functions: {a: {queue_timeout_ms: 3600001}}\n",
+            1,
+            &["is above 3600000"],
+        ),
+        (
+            "functions: {a: {queue_buffer_size: -1}}\n",
+            1,
+            &["queue_buffer_size -1 is negative"],
+        ),
+        (
+            "functions: {a: {max_retries: 1001}}\n",
+            1,
+            &["max_retries 1001 is above 1000"],
+        ),
+        (
+            "functions: {a: {health_check_interval_ms: 5}}\n",
+            1,
+            &["5 is below 10"],
+        ),
+    ]);
+}
+
+#[test]
+fn services_that_lack_something() {
+    assert_refused(&[
+        (
+            "services:\n- frontends: [10.0.0.1:80]\n",
+            2,
+            &["has no name"],
+        ),
+        ("services:\n- name: a\n", 2, &["default/a has no frontends"]),
+        (
+            "services:\n- name: a\n  frontends: []\n",
+            2,
+            &["default/a has no frontends"],
+        ),
+        (
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends: [{weight: 1}]\n",
+            4,
+            &["this backend has no address"],
+        ),
+    ]);
+}
+
+#[test]
+fn names_that_are_no_dns_labels() {
+    assert_refused(&[
+        (
+            "services:\n- name: Hello\n  frontends: [10.0.0.1:80]\n",
+            2,
+            &["\"Hello\" cannot be a service's name", "'H'", "DNS label"],
+        ),
+        (
+            "services:\n- name: a\n  namespace: x/y\n  frontends: [10.0.0.1:80]\n",
+            3,
+            &["\"x/y\" cannot be a service's namespace"],
+        ),
+        (
+            "services:\n- name: ''\n  frontends: [10.0.0.1:80]\n",
+            2,
+            &["it is empty"],
+        ),
+        (
+            "functions: {a_b: {}}\n",
+            1,
+            &["\"a_b\" cannot be a function's name"],
+        ),
+        (
+            "functions: {a/b/c: {}}\n",
+            1,
+            &["\"a/b/c\" cannot be a function's name"],
+        ),
+    ]);
+}
+
+#[test]
+fn addresses_that_name_no_host_and_port() {
+    for (address, words) in [
+        ("10.1.0.2", "has no port"),
+        ("10.1.0.2:0", "port 0"),
+        ("hello:80", "names are not looked up"),
+        (
+            "hello.default.svc.cluster.local:80",
+            "names are not looked up",
+        ),
+        ("0.0.0.0:80", "unspecified"),
+        ("'[::]:80'", "unspecified"),
+        ("224.0.0.1:80", "multicast"),
+        ("'[ff02::1]:80'", "multicast"),
+        ("255.255.255.255:80", "broadcast"),
+        ("10.1.0.2:65536", "1 to 65535"),
+        ("'[fe80::1%eth0]:80'", "zone"),
+        ("10.1.0.256:80", "not an IP address"),
+        ("'::1'", "has no port"),
+    ] {
+        let frontend = format!("services:\n- name: a\n  frontends:\n  - {address}\n");
+        let backend = format!(
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends:\n  - address: {address}\n"
+        );
+        for (text, line, what) in [(frontend, 4, "frontend"), (backend, 5, "backend")] {
+            let found = problems(&text);
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert_eq!(found[0].line, Some(line), "{text}");
+            let message = &found[0].message;
+            assert!(message.contains(words), "{message}");
+            assert!(
+                message.contains(&format!("cannot be a {what}")),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_out_of_range() {
+    for (weight, words) in [
+        ("0", "weight 0 is below 1"),
+        ("-1", "weight -1 is negative"),
+        ("10001", "weight 10001 is above 10000"),
+        ("heavy", "not a whole number"),
+    ] {
+        let text = format!(
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends:\n  \
+             - address: 10.1.0.1:80\n    weight: {weight}\n"
+        );
+        let found = problems(&text);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(found[0].line, Some(6));
+        assert!(found[0].message.contains(words), "{}", found[0].message);
+    }
+}
+
+#[test]
+fn what_is_there_twice_names_both_lines() {
+    assert_refused(&[
+        (
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n- name: a\n  frontends: [10.0.0.2:80]\n",
+            4,
+            &["default/a is already defined at line 2"],
+        ),
+        (
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n- name: b\n  frontends: [10.0.0.1:80]\n",
+            5,
+            &["10.0.0.1:80 of default/b is already a frontend of default/a, at line 3"],
+        ),
+        (
+            "services:\n- name: a\n  frontends:\n  - 10.0.0.1:80\n  - '[::ffff:10.0.0.1]:80'\n",
+            5,
+            &["already a frontend of default/a, at line 4"],
+        ),
+        (
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends:\n  \
+             - address: 10.1.0.1:80\n  - address: 10.1.0.1:80\n",
+            6,
+            &["backend 10.1.0.1:80 is in default/a twice, first at line 5"],
+        ),
+        (
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends: [{address: 10.0.0.2:80}]\n\
+             - name: b\n  frontends: [10.0.0.2:80]\n",
+            6,
+            &["frontend 10.0.0.2:80 of default/b is also a backend of default/a, at line 4"],
+        ),
+        (
+            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends: [{address: 10.0.0.1:80}]\n",
+            3,
+            &["is also a backend of default/a, at line 4"],
+        ),
+    ]);
+}
+
+#[test]
+fn the_same_port_of_two_addresses_is_no_duplicate() {
+    let text = "services:\n- {name: a, frontends: [10.0.0.1:80, 10.0.0.1:81, 10.0.0.2:80]}\n\
+                - {name: a, namespace: other, frontends: [10.0.0.3:80]}\n";
+    assert_eq!(
+        parse(text).unwrap().config.desired_state().services.len(),
+        2
+    );
+}
+
+#[test]
+fn more_than_fits() {
+    let mut text = "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends:\n".to_owned();
+    for index in 0..5000 {
+        text.push_str(&format!(
+            "  - address: 10.1.{}.{}:80\n",
+            index / 250,
+            index % 250 + 1
+        ));
+    }
+    let found = problems(&text);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0].line, Some(5));
+    assert!(
+        found[0]
+            .message
+            .contains("default/a has 5000 backends, and a service has at most 4096"),
+        "{}",
+        found[0].message
+    );
+
+    let found = problems(&good::sharing(9));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0].line, Some(28));
+    assert!(
+        found[0].message.contains("is in more than 8 services"),
+        "{found:?}"
+    );
+
+    let mut text = "services:\n- name: a\n  frontends:\n".to_owned();
+    for port in 1..=65 {
+        text.push_str(&format!("  - 10.0.0.1:{port}\n"));
+    }
+    let found = problems(&text);
+    assert!(
+        found[0]
+            .message
+            .contains("65 frontends, and a service has at most 64"),
+        "{found:?}"
+    );
+    assert_eq!(found[0].line, Some(68));
+}
+
+#[test]
+fn the_agents_bad_values() {
+    assert_refused(&[
+        (
+            "agent: {cgroup: sys/fs/cgroup}\n",
+            1,
+            &["cgroup \"sys/fs/cgroup\" is not an absolute"],
+        ),
+        (
+            "agent: {pin_path: /sys/../etc}\n",
+            1,
+            &["pin_path", "without '..'"],
+        ),
+        (
+            "agent:\n  admin:\n  - unix:run/a.sock\n",
+            3,
+            &["`unix:` is not absolute"],
+        ),
+        (
+            "agent: {admin: [localhost:9090]}\n",
+            1,
+            &["names are not looked up", "unix:/ABSOLUTE"],
+        ),
+        ("agent: {admin: [127.0.0.1]}\n", 1, &["has no port"]),
+        (
+            "agent: {admin: [127.0.0.1:9, 127.0.0.1:9]}\n",
+            1,
+            &["beside 127.0.0.1:9"],
+        ),
+        (
+            "agent: {admin: [unix:/a, unix:/a]}\n",
+            1,
+            &["beside unix:/a"],
+        ),
+        (
+            "agent: {metrics: 0.0.0.0:9090}\n",
+            1,
+            &["0.0.0.0:9090 cannot be listened on beside"],
+        ),
+        (
+            "agent: {metrics: 9102}\n",
+            1,
+            &["\"9102\"", "IP:PORT or none"],
+        ),
+        ("agent: {metrics: 224.0.0.1:9102}\n", 1, &["multicast"]),
+        (
+            "agent: {overflow: sometimes}\n",
+            1,
+            &["neither auto nor an IP address"],
+        ),
+        (
+            "agent: {overflow: 127.0.0.1}\n",
+            1,
+            &["other network namespaces"],
+        ),
+    ]);
+    let long = format!("agent: {{admin: ['unix:/{}']}}", "a".repeat(107));
+    assert!(problems(&long)[0].message.contains("at most 107"));
+}
+
+#[test]
+fn a_bad_variable_is_named_instead_of_a_line() {
+    for (variable, value, words) in [
+        (
+            "POD_SELECTION_STRATEGY",
+            "fastest",
+            "\"fastest\" is no strategy",
+        ),
+        (
+            "POD_SELECTION_STRATEGY",
+            "round_robin",
+            "not supported by this version",
+        ),
+        ("IDLEFIRST_CGROUP", "here", "not an absolute path"),
+        ("IDLEFIRST_PIN_PATH", "./x", "not an absolute path"),
+        (
+            "IDLEFIRST_ADMIN",
+            "unix:/a,nonsense",
+            "\"nonsense\" cannot be an address",
+        ),
+        ("IDLEFIRST_METRICS", "off", "\"off\" cannot be an address"),
+        ("IDLEFIRST_LOG", "loud", "no log level"),
+        ("IDLEFIRST_LOG_FORMAT", "xml", "no log format"),
+    ] {
+        let error = parse_with("source: file\n", &[(variable, value)]).unwrap_err();
+        assert_eq!(error.problems().len(), 1, "{error}");
+        assert_eq!(error.problems()[0].variable.as_deref(), Some(variable));
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("environment variable {variable}: ")),
+            "{text}"
+        );
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once_by_line() {
+    let text = "source: nowhere\n\
+                agent: {cgroup: x}\n\
+                defaults: {max_inflight: -1}\n\
+                functions: {A: {}}\n\
+                services:\n\
+                - name: b_\n  frontends: [10.0.0.1]\n  strategy: best\n\
+                - name: c\n  frontends: [10.0.0.2:80]\n  backends: [{address: x:1, weight: 0}]\n";
+    let error = parse_with(text, &[("IDLEFIRST_LOG", "loud")]).unwrap_err();
+    let lines: Vec<_> = error.problems().iter().map(|each| each.line).collect();
+    let line = Some;
+    assert_eq!(
+        lines,
+        [
+            line(1),
+            line(2),
+            line(3),
+            line(4),
+            line(6),
+            line(7),
+            line(8),
+            line(11),
+            line(11),
+            None
+        ],
+        "{error}"
+    );
+    let shown = error.to_string();
+    assert_eq!(shown.lines().count(), 10);
+    assert_eq!(error.reason(), "invalid");
+    assert!(
+        shown.starts_with("test.yaml:1:9: \"nowhere\" is no source; write one of"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_value_is_found_wrong_where_it_is_defined() {
+    let text = "services:\n- &a\n  name: a\n  max_inflight: -1\n  frontends: [10.0.0.1:80]\n\
+                - <<: *a\n  name: b\n  frontends: [10.0.0.2:80]\n";
+    let lines: Vec<_> = problems(text).iter().map(|each| each.line).collect();
+    assert_eq!(lines, [Some(4), Some(4)]);
+}

@@ -1,0 +1,117 @@
+//! Which of several places wins, and that the winner is named.
+
+use super::super::{AdminAddress, LogFormat, LogLevel, Metrics, Overrides};
+use super::{parse, parse_with};
+use crate::model::{Origin, Setting, Strategy};
+
+const SERVICE: &str = "services:\n- name: a\n  namespace: x\n  frontends: [10.0.0.1:80]\n";
+
+fn max_inflight(rest: &str) -> Setting<u32> {
+    let text = format!("{SERVICE}{rest}");
+    let state = parse(&text).unwrap().config.desired_state();
+    state.services.values().next().unwrap().max_inflight
+}
+
+#[test]
+fn a_services_setting_comes_from_the_most_particular_place() {
+    let defaults = "defaults: {max_inflight: 1}\n";
+    let own = "  max_inflight: 2\n";
+    let function = "functions: {a: {max_inflight: 3}}\n";
+    let both = "functions: {x/a: {max_inflight: 4}, a: {max_inflight: 3}}\n";
+    let elsewhere = "functions: {y/a: {max_inflight: 5}}\n";
+    for (rest, value, origin) in [
+        (String::new(), 0, Origin::BuiltIn),
+        (defaults.to_owned(), 1, Origin::Defaults),
+        (format!("{own}{defaults}"), 2, Origin::Service),
+        (format!("{own}{defaults}{function}"), 3, Origin::Function),
+        (function.to_owned(), 3, Origin::Function),
+        (both.to_owned(), 4, Origin::Function),
+        (format!("{own}{elsewhere}"), 2, Origin::Service),
+    ] {
+        assert_eq!(max_inflight(&rest), Setting::new(value, origin), "{rest}");
+    }
+}
+
+#[test]
+fn the_environment_stands_over_defaults_and_under_the_service() {
+    let strategy = |text: &str, value: &str| {
+        let loaded = parse_with(text, &[("POD_SELECTION_STRATEGY", value)]).unwrap();
+        let state = loaded.config.desired_state();
+        state.services.values().next().unwrap().strategy
+    };
+    let from = |origin| Setting::new(Strategy::IdleFirst, origin);
+    let defaults = format!("defaults: {{strategy: idle-first}}\n{SERVICE}");
+    let own = format!("{defaults}  strategy: idle-first\n");
+    for spelling in ["idle_first", "idle-first", " idle-first\n"] {
+        assert_eq!(strategy(SERVICE, spelling), from(Origin::Environment));
+        assert_eq!(strategy(&defaults, spelling), from(Origin::Environment));
+        assert_eq!(strategy(&own, spelling), from(Origin::Service));
+    }
+    assert_eq!(
+        strategy(&defaults, ""),
+        from(Origin::Defaults),
+        "empty is unset"
+    );
+}
+
+#[test]
+fn variables_win_over_the_file_and_flags_over_both() {
+    let text = "agent:\n  cgroup: /file\n  pin_path: /file\n  admin: ['unix:/file']\n  \
+                metrics: 127.0.0.1:1\n  log: {level: error, format: json}\n";
+    let environment = [
+        ("IDLEFIRST_CGROUP", "/variable"),
+        ("IDLEFIRST_PIN_PATH", "/variable"),
+        ("IDLEFIRST_ADMIN", "unix:/variable, 127.0.0.1:2"),
+        ("IDLEFIRST_METRICS", "none"),
+        ("IDLEFIRST_LOG", "debug"),
+        ("IDLEFIRST_LOG_FORMAT", "text"),
+    ];
+    let of_file = parse(text).unwrap().config;
+    assert_eq!(of_file.agent.cgroup, Some("/file".into()));
+    assert_eq!(of_file.agent.log.level, LogLevel::Error);
+
+    let config = parse_with(text, &environment).unwrap().config;
+    assert_eq!(config.agent.cgroup, Some("/variable".into()));
+    assert_eq!(config.agent.pin_path, std::path::Path::new("/variable"));
+    assert_eq!(
+        config.agent.admin,
+        [
+            AdminAddress::Unix("/variable".into()),
+            AdminAddress::Tcp("127.0.0.1:2".parse().unwrap())
+        ]
+    );
+    assert_eq!(config.agent.metrics, Metrics::Off);
+    assert_eq!(config.agent.log.level, LogLevel::Debug);
+    assert_eq!(config.agent.log.format, LogFormat::Text);
+
+    let flags = Overrides {
+        cgroup: Some("/flag".into()),
+        metrics: Some("127.0.0.1:3".parse().unwrap()),
+        log_level: Some("trace".parse().unwrap()),
+        ..Overrides::default()
+    };
+    let before = config.clone();
+    let config = config.with_overrides(&flags);
+    assert_eq!(config.agent.cgroup, Some("/flag".into()));
+    assert_eq!(config.agent.metrics.to_string(), "127.0.0.1:3");
+    assert_eq!(config.agent.log.level, LogLevel::Trace);
+    assert_eq!(config.agent.admin, before.agent.admin);
+    assert_eq!(config.agent.pin_path, before.agent.pin_path);
+    assert_eq!(before.clone().with_overrides(&Overrides::default()), before);
+}
+
+#[test]
+fn a_bad_value_in_the_file_is_refused_even_under_a_good_variable() {
+    let error = parse_with("agent: {cgroup: x}\n", &[("IDLEFIRST_CGROUP", "/x")]).unwrap_err();
+    assert_eq!(error.problems()[0].line, Some(1));
+}
+
+#[test]
+fn variables_without_effect_are_warned_of() {
+    let loaded = parse_with("source: file\n", &[("QUEUE_TIMEOUT_MS", "100")]).unwrap();
+    assert_eq!(loaded.warnings.len(), 1);
+    assert_eq!(
+        loaded.warnings[0].variable.as_deref(),
+        Some("QUEUE_TIMEOUT_MS")
+    );
+}

@@ -1,0 +1,304 @@
+//! Setting the kernel side up and taking it down, and typed access to its maps.
+
+use std::{
+    fs::{self, File},
+    os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    programs::Program,
+};
+use balancer_common::{
+    address::FrontendKey,
+    connection::AgentState,
+    counter::{FAULTS, ServiceCounters},
+    histogram, maps,
+};
+
+use super::{
+    KernelError, LiveConnection, Memory, attach, cgroup, connections, lock, log, pins::Pins, preflight,
+    syscall,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/idlefirst.bpf.o"));
+
+/// Where to work.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cgroup whose processes are balanced; found if unset.
+    pub cgroup: Option<PathBuf>,
+    /// Directory on a BPF file system for the agent's pins.
+    pub pin_path: PathBuf,
+}
+
+/// A program as `/version` and the metrics show it.
+#[derive(Clone, Debug)]
+pub struct ProgramInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// The kernel's id for it.
+    pub id: u32,
+    /// Hash of its instructions, as `bpftool` shows it.
+    pub tag: String,
+    /// Time spent in it; zero unless `kernel.bpf_stats_enabled` is set.
+    pub run_time: Duration,
+    /// Runs counted in that time.
+    pub run_count: u64,
+}
+
+/// The loaded kernel side. Dropping it detaches the programs and removes the pins.
+pub struct Kernel {
+    memory: Memory,
+    frontends: Mutex<HashMap<MapData, [u32; 5], u32>>,
+    counters: Mutex<PerCpuArray<MapData, ServiceCounters>>,
+    faults: PerCpuArray<MapData, u64>,
+    decision_time: PerCpuArray<MapData, u64>,
+    agent: Mutex<Array<MapData, [u64; 2]>>,
+    ebpf: Mutex<Ebpf>,
+    cgroup_path: PathBuf,
+    cgroup: File,
+    _pins: Pins,
+}
+
+impl Kernel {
+    /// Checks the ground, claims cgroup and pin path, loads programs and maps.
+    /// Nothing is attached yet: see [`Kernel::attach`].
+    ///
+    /// # Errors
+    /// Each says what is missing and what to do; nothing is left behind.
+    pub fn load(options: &Options) -> Result<Self, KernelError> {
+        preflight::check()?;
+        let cgroup_path = match &options.cgroup {
+            Some(path) => path.clone(),
+            None => cgroup::find_unified()?,
+        };
+        let cgroup = cgroup::open(&cgroup_path)?;
+        lock::exclusive(&cgroup, &cgroup_path)?;
+        attach::check_alone(&cgroup, &cgroup_path)?;
+        let pins = Pins::claim(&options.pin_path)?;
+
+        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Box::new)?;
+        attach::load(&mut ebpf)?;
+        log::start(&mut ebpf);
+        pins.pin(&ebpf)?;
+        let fd = |name| map_data(&ebpf, name).map(|data| data.fd().as_fd());
+        let memory = Memory::map(fd(maps::SERVICES)?, fd(maps::LEAVES)?, fd(maps::BACKENDS)?)?;
+        Ok(Self {
+            memory,
+            frontends: Mutex::new(typed(take(&mut ebpf, maps::FRONTENDS)?, maps::FRONTENDS)?),
+            counters: Mutex::new(typed(take(&mut ebpf, maps::COUNTERS)?, maps::COUNTERS)?),
+            faults: typed(take(&mut ebpf, maps::FAULTS)?, maps::FAULTS)?,
+            decision_time: typed(take(&mut ebpf, maps::DECISION_TIME)?, maps::DECISION_TIME)?,
+            agent: Mutex::new(typed(take(&mut ebpf, maps::AGENT)?, maps::AGENT)?),
+            ebpf: Mutex::new(ebpf),
+            cgroup_path,
+            cgroup,
+            _pins: pins,
+        })
+    }
+
+    /// Attaches the programs: from here on connects are steered.
+    ///
+    /// # Errors
+    /// If the kernel or a program of someone else forbids it.
+    pub fn attach(&self) -> Result<(), KernelError> {
+        attach::attach(&mut held(&self.ebpf), &self.cgroup, &self.cgroup_path)
+    }
+
+    /// The cgroup that the programs are attached to.
+    pub fn cgroup_path(&self) -> &std::path::Path {
+        &self.cgroup_path
+    }
+
+    /// Services, leaves and backends, shared with the programs.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Lets a frontend lead to a service, replacing where it led before.
+    ///
+    /// # Errors
+    /// If the map is full or cannot be written.
+    pub fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError> {
+        held(&self.frontends)
+            .insert(frontend.0, service, 0)
+            .map_err(KernelError::map("write to", maps::FRONTENDS))
+    }
+
+    /// Stops steering a frontend; fine if it was not steered.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError> {
+        match held(&self.frontends).remove(&frontend.0) {
+            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(error) => Err(KernelError::map("remove from", maps::FRONTENDS)(error)),
+        }
+    }
+
+    /// Every frontend with the id of its service.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, KernelError> {
+        held(&self.frontends)
+            .iter()
+            .map(|entry| entry.map(|(key, service)| (FrontendKey(key), service)))
+            .collect::<Result<_, _>>()
+            .map_err(KernelError::map("read", maps::FRONTENDS))
+    }
+
+    /// A service's counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn counters(&self, service: u32) -> Result<ServiceCounters, KernelError> {
+        let rows = held(&self.counters)
+            .get(&service, 0)
+            .map_err(KernelError::map("read", maps::COUNTERS))?;
+        let mut sum = ServiceCounters::default();
+        for row in rows.iter() {
+            for (total, count) in sum.iter_mut().zip(row) {
+                *total += count;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Starts a service's counters at 0.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn reset_counters(&self, service: u32) -> Result<(), KernelError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::system("counting CPUs")(error))?;
+        let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus])
+            .map_err(KernelError::system("counting CPUs"))?;
+        held(&self.counters)
+            .set(service, zeros, 0)
+            .map_err(KernelError::map("write to", maps::COUNTERS))
+    }
+
+    /// Every fault's name and count.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn faults(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        FAULTS
+            .iter()
+            .map(|(fault, name)| Ok((*name, sum(&self.faults, *fault as u32, maps::FAULTS)?)))
+            .collect()
+    }
+
+    /// Counts of the decision-time histogram, by [`histogram::bucket`].
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn decision_time(&self) -> Result<Vec<u64>, KernelError> {
+        (0..histogram::BUCKETS).map(|bucket| sum(&self.decision_time, bucket, maps::DECISION_TIME)).collect()
+    }
+
+    /// Tells the programs about the agent.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn put_agent_state(&self, state: AgentState) -> Result<(), KernelError> {
+        let words = [state.heartbeat_ns, u64::from(state.abi) | u64::from(state.switches) << 32];
+        #[cfg(target_endian = "big")]
+        let words = [words[0], words[1].rotate_left(32)];
+        held(&self.agent).set(0, words, 0).map_err(KernelError::map("write to", maps::AGENT))
+    }
+
+    /// What the programs know about the agent.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn agent_state(&self) -> Result<AgentState, KernelError> {
+        let [heartbeat_ns, rest] = held(&self.agent).get(&0, 0).map_err(KernelError::map("read", maps::AGENT))?;
+        #[cfg(target_endian = "big")]
+        let rest = rest.rotate_left(32);
+        Ok(AgentState { heartbeat_ns, abi: rest as u32, switches: (rest >> 32) as u32 })
+    }
+
+    /// Every steered socket that is alive, in every network namespace.
+    ///
+    /// # Errors
+    /// If the kernel refuses the iterator.
+    pub fn connections(&self) -> Result<Vec<LiveConnection>, KernelError> {
+        let iterator = {
+            let ebpf = held(&self.ebpf);
+            let program = attach::dump_program(&ebpf)?;
+            let program = program.fd().map_err(|source| KernelError::Load {
+                program: attach::DUMP,
+                source: Box::new(source),
+            })?;
+            let map = map_data(&ebpf, maps::CONNECTIONS)?;
+            syscall::iterate_map(program.as_fd(), map.fd().as_fd())
+                .map_err(KernelError::system("opening the iterator over CONNECTIONS"))?
+        };
+        connections::read(iterator).map_err(KernelError::system("reading the iterator over CONNECTIONS"))
+    }
+
+    /// The programs, with their tags and run times.
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        let ebpf = held(&self.ebpf);
+        attach::all().filter_map(|name| program_info(name, ebpf.program(name)?)).collect()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        attach::detach(&mut held(&self.ebpf));
+    }
+}
+
+fn program_info(name: &'static str, program: &Program) -> Option<ProgramInfo> {
+    let info = program.info().ok()?;
+    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    // aya does not show run times; the descriptor's own file does (proc(5)).
+    let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let number = |key| fdinfo_field(&fdinfo, key).and_then(|value| value.parse().ok()).unwrap_or(0);
+    Some(ProgramInfo {
+        name,
+        id: info.id(),
+        tag: fdinfo_field(&fdinfo, "prog_tag:").unwrap_or_default().to_owned(),
+        run_time: Duration::from_nanos(number("run_time_ns:")),
+        run_count: number("run_cnt:"),
+    })
+}
+
+fn fdinfo_field<'f>(fdinfo: &'f str, key: &str) -> Option<&'f str> {
+    fdinfo.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
+}
+
+fn sum(map: &PerCpuArray<MapData, u64>, index: u32, name: &'static str) -> Result<u64, KernelError> {
+    let values = map.get(&index, 0).map_err(KernelError::map("read", name))?;
+    Ok(values.iter().sum())
+}
+
+fn map_data<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e MapData, KernelError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data) | Map::SkStorage(data)) => Ok(data),
+        _ => Err(KernelError::Missing { what: "map", name }),
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    map: Map,
+    name: &'static str,
+) -> Result<T, KernelError> {
+    T::try_from(map).map_err(KernelError::map("use", name))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or(KernelError::Missing { what: "map", name })
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves these handles usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

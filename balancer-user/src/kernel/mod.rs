@@ -1,0 +1,24 @@
+//! The kernel side as the agent sees it: programs, maps, memory.
+//!
+//! The only module that names aya, and the only one with `unsafe`. It loads and
+//! attaches, gives typed access to what lies in maps, and undoes all of it on
+//! the way out. It decides nothing: `reconcile` says what to write, `admin` and
+//! `metrics` what to read.
+
+mod attach;
+mod cgroup;
+mod connections;
+mod error;
+mod load;
+mod lock;
+mod log;
+mod memory;
+mod pins;
+mod preflight;
+mod syscall;
+
+pub use cgroup::find_unified;
+pub use connections::LiveConnection;
+pub use error::KernelError;
+pub use load::{Kernel, Options, ProgramInfo};
+pub use memory::Memory;

@@ -1,0 +1,122 @@
+//! The few system calls that neither std nor aya offers.
+
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    ptr::NonNull,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+
+/// `uname -r`.
+pub(super) fn kernel_release() -> String {
+    let mut name = MaybeUninit::<libc::utsname>::zeroed();
+    // SAFETY: `uname` fills the structure; it cannot fail for a valid pointer.
+    let name = unsafe {
+        libc::uname(name.as_mut_ptr());
+        name.assume_init()
+    };
+    // SAFETY: the kernel ends the field with a zero.
+    unsafe { CStr::from_ptr(name.release.as_ptr()) }.to_string_lossy().into_owned()
+}
+
+/// The magic number of the file system that `path` is on (statfs(2)).
+pub(super) fn file_system_magic(path: &Path) -> io::Result<i64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: both pointers are valid for the call.
+    if unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so the structure is filled.
+    Ok(unsafe { stat.assume_init() }.f_type)
+}
+
+/// Maps a file for reading and writing, shared.
+pub(super) fn map_shared(file: BorrowedFd<'_>, len: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))
+}
+
+/// # Safety
+/// `base` and `len` must be those of one mapping of [`map_shared`] that nothing
+/// refers to any more.
+pub(super) unsafe fn unmap(base: NonNull<u8>, len: usize) {
+    // SAFETY: the caller vouches for the mapping.
+    unsafe { libc::munmap(base.as_ptr().cast(), len) };
+}
+
+/// Opens a BPF iterator over the elements of `map`, which aya cannot (it passes
+/// no map to `BPF_LINK_CREATE`).
+pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<File> {
+    // `union bpf_iter_link_info`, whose first member is the map's descriptor.
+    let info: [u32; 4] = [map.as_raw_fd() as u32, 0, 0, 0];
+    let mut attr = zeroed_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = info.as_ptr() as u64;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len = size_of_val(&info) as u32;
+    let link = bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+
+    let mut attr = zeroed_attr();
+    attr.iter_create.link_fd = link.as_raw_fd() as u32;
+    bpf_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(File::from)
+}
+
+/// Ids of the programs that run for `attach_type` in `cgroup`, those of its
+/// ancestors included.
+pub(super) fn effective_programs(
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<Vec<u32>> {
+    const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+    let mut ids = vec![0u32; 64];
+    let mut attr = zeroed_attr();
+    attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
+    attr.query.attach_type = attach_type as u32;
+    attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: every member of this union is a `u32`.
+    ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
+    Ok(ids)
+}
+
+fn zeroed_attr() -> bpf_attr {
+    // SAFETY: the union is plain integers; the kernel wants unused bytes zero.
+    unsafe { std::mem::zeroed() }
+}
+
+fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: the command returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attr` is valid for its whole size, and what it points to outlives
+    // the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

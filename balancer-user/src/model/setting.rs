@@ -1,0 +1,89 @@
+//! A setting's value together with where it came from.
+//!
+//! The admin API shows the origin beside each value, so that nobody has to guess which of five
+//! places won. Sources set it; nothing decides by it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A value and its origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Setting<T> {
+    /// What is in force.
+    pub value: T,
+    /// Who said so.
+    pub origin: Origin,
+}
+
+impl<T> Setting<T> {
+    /// A value from `origin`.
+    pub const fn new(value: T, origin: Origin) -> Self {
+        Self { value, origin }
+    }
+
+    /// A value that nobody chose.
+    pub const fn built_in(value: T) -> Self {
+        Self::new(value, Origin::BuiltIn)
+    }
+
+    /// Puts `value` in force, if there is one.
+    #[must_use]
+    pub fn overridden(self, value: Option<T>, origin: Origin) -> Self {
+        match value {
+            Some(value) => Self::new(value, origin),
+            None => self,
+        }
+    }
+}
+
+/// Where a setting's value came from, in rising precedence.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Nobody set it: the program's own default.
+    #[default]
+    BuiltIn,
+    /// The key under `defaults:`.
+    Defaults,
+    /// An environment variable (which stands in for the key under `defaults:`).
+    Environment,
+    /// The service's own key.
+    Service,
+    /// The key under `functions:`.
+    Function,
+}
+
+impl Origin {
+    /// The word for it in the admin API and the CLI.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::Defaults => "defaults",
+            Self::Environment => "environment",
+            Self::Service => "service",
+            Self::Function => "function",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_override_leaves_value_and_origin() {
+        let built_in = Setting::built_in(1);
+        assert_eq!(built_in.overridden(None, Origin::Service), built_in);
+        let over = built_in.overridden(Some(2), Origin::Service);
+        assert_eq!(over, Setting::new(2, Origin::Service));
+    }
+}

@@ -1,0 +1,160 @@
+//! Anonymous network namespaces, and work done inside them.
+//!
+//! A namespace lives as long as its [`Netns`] (and sockets and processes in it): the kernel takes
+//! it away even when the owner is killed, so there is nothing to sweep. Threads enter namespaces,
+//! processes never do: the caller's own thread stays where it is unless it calls [`Netns::enter`].
+
+use std::{
+    fs::File,
+    io::Write,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Netns {
+    handle: File,
+}
+
+impl Netns {
+    /// A new one, with loopback up and addresses usable at once (no duplicate address detection).
+    pub fn new() -> Result<Self> {
+        let netns = Self::unshared()?;
+        netns.run(|| -> Result<()> {
+            for scope in ["all", "default"] {
+                set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+                set_sysctl(&format!("net/ipv6/conf/{scope}/accept_ra"), "0")?;
+            }
+            // Many short connections from one address: all ports, and again after a second.
+            set_sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+            set_sysctl("net/ipv4/tcp_tw_reuse", "1")
+        })?;
+        netns.ip_batch("link set lo up\n")?;
+        Ok(netns)
+    }
+
+    /// The one that the calling thread is in.
+    pub fn current() -> Result<Self> {
+        let handle = File::open("/proc/thread-self/ns/net")
+            .context("cannot open this thread's network namespace: is /proc mounted?")?;
+        Ok(Self { handle })
+    }
+
+    fn unshared() -> Result<Self> {
+        on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context(
+                "cannot make a network namespace: this needs root (CAP_SYS_ADMIN); run it with sudo",
+            )?;
+            Self::current()
+        })
+    }
+
+    /// A path that other processes can open while this value lives, as for `nsenter --net=PATH`.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.handle.as_raw_fd()
+        ))
+    }
+
+    /// Moves the calling thread in, for good.
+    pub fn enter(&self) -> Result<()> {
+        setns(&self.handle, CloneFlags::CLONE_NEWNET)
+            .context("cannot enter a network namespace: this needs root (CAP_SYS_ADMIN)")
+    }
+
+    /// Runs `work` inside, on a thread of its own, and waits for it. A panic goes on here.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        on_thread(|| {
+            self.enter().expect("a namespace of ours can be entered");
+            work()
+        })
+    }
+
+    /// A TCP listener inside. Its port can be 0.
+    pub fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
+        self.run(|| listen_here(address))
+    }
+
+    /// A TCP connection from inside.
+    pub fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        self.run(|| TcpStream::connect(address))
+    }
+
+    /// Runs `ip -batch` inside with these commands, one a line.
+    pub fn ip_batch(&self, commands: &str) -> Result<()> {
+        self.run(|| run_ip_batch(commands))
+    }
+}
+
+/// A listener whose queue is long enough for bursts (std's 128 would drop SYNs, which then take a
+/// second to be sent again), with `SO_REUSEADDR` set.
+fn listen_here(address: SocketAddr) -> Result<TcpListener> {
+    let listen = || -> std::io::Result<TcpListener> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        Ok(socket.into())
+    };
+    listen().with_context(|| format!("cannot listen on {address} in its namespace"))
+}
+
+fn run_ip_batch(commands: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run ip: install the package iproute2")?;
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    stdin
+        .write_all(commands.as_bytes())
+        .context("cannot write to ip -batch")?;
+    drop(stdin);
+    let output = child
+        .wait_with_output()
+        .context("cannot wait for ip -batch")?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "ip -batch failed ({}): {}\nits input was:\n{commands}",
+            output.status,
+            complaint.trim()
+        );
+    }
+    Ok(())
+}
+
+/// Sets a kernel parameter in the calling thread's network namespace.
+///
+/// Only parameters below `net/`: those belong to the namespace, others to the whole machine.
+fn set_sysctl(key: &str, value: &str) -> Result<()> {
+    ensure!(
+        key.starts_with("net/"),
+        "{key} is not a parameter of a network namespace"
+    );
+    let path = format!("/proc/sys/{key}");
+    std::fs::write(&path, value).with_context(|| format!("cannot write {value:?} to {path}"))
+}
+
+/// Runs `work` on a fresh thread, so that what it does to its thread ends with it.
+fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}

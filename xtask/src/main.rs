@@ -1,0 +1,47 @@
+//! The project's own commands: `cargo xtask build-ebpf | check | test`.
+//!
+//! One module per command. Each sets up what it needs, shows progress on long steps, and
+//! says of every failure which command failed and what to do. Called by people and `.ci/run`.
+
+#![forbid(unsafe_code)]
+
+mod build_ebpf;
+mod check;
+mod process;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the eBPF programs, installing their toolchain if it is missing
+    BuildEbpf(build_ebpf::Options),
+    /// Check formatting, lints and the rules of the source tree
+    Check(check::Options),
+    /// Run every test; needs root
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Task::BuildEbpf(options) => build_ebpf::run(&options),
+        Task::Check(options) => check::run(&options),
+        Task::Test(options) => test::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

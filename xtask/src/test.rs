@@ -1,0 +1,166 @@
+//! `cargo xtask test`: sets up what the tests need, runs every one, and sees that none left
+//! anything behind.
+//!
+//! Refuses to run without root, since a test that cannot run must not look passed. How tests
+//! are run is in `.config/nextest.toml`. Called by `main`.
+
+mod leftovers;
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use ebpf_build::{InstallPolicy, cargo_home, install_packages, is_root};
+
+use crate::{
+    build_ebpf,
+    process::{cargo, progress, repository_root, run as run_command, succeeds, target_directory},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Test the release build
+    #[arg(long)]
+    release: bool,
+    /// Only tests whose name contains one of these
+    #[arg(last = true, value_name = "FILTER")]
+    filters: Vec<String>,
+}
+
+/// A program that the tests call, and the Debian package that has it.
+const TOOLS: [(&str, &str); 5] = [
+    ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("cc", "gcc"),
+];
+
+/// Fixed so that every machine runs tests alike.
+const NEXTEST_VERSION: &str = "0.9.143";
+
+/// Runs the tests.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "the tests need root: they load eBPF programs and make network namespaces and cgroups\n\
+             what to do: run `sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test`"
+        );
+    }
+    let root = repository_root()?;
+    let path = search_path()?;
+    ensure_tools(&path)?;
+    ensure_nextest(&root)?;
+
+    build_ebpf::build_own(&root)?;
+    let binary = build_workspace(&root, options.release)?;
+    if options.filters.is_empty() {
+        run_command(
+            with_profile(
+                cargo(&root).args(["test", "--workspace", "--doc"]),
+                options.release,
+            ),
+            "mend the example in the documentation that fails above",
+        )?;
+    }
+
+    let before = leftovers::Before::take()?;
+    let mut nextest = cargo(&root);
+    nextest
+        .args(["nextest", "run", "--workspace"])
+        .env("PATH", &path)
+        .env("IDLEFIRST_BIN", &binary);
+    with_profile(&mut nextest, options.release).args(&options.filters);
+    let outcome = run_command(
+        &mut nextest,
+        "read the failures above; run one again with `cargo xtask test -- NAME`",
+    );
+    // Looked at even after a failure: both are worth knowing.
+    match (outcome, before.compare()) {
+        (Err(failed), Err(left)) => bail!("{failed:#}\n\n{left:#}"),
+        (outcome, left) => outcome.and(left),
+    }
+}
+
+fn build_workspace(root: &Path, release: bool) -> Result<PathBuf> {
+    run_command(
+        with_profile(cargo(root).args(["build", "--workspace"]), release),
+        "read the compiler's message above",
+    )?;
+    let profile = if release { "release" } else { "debug" };
+    let binary = target_directory(root)?.join(profile).join("idlefirst");
+    if !binary.exists() {
+        bail!(
+            "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
+            binary.display()
+        );
+    }
+    Ok(binary)
+}
+
+fn with_profile(command: &mut Command, release: bool) -> &mut Command {
+    if release {
+        command.arg("--release");
+    }
+    command
+}
+
+/// PATH with the directories of system tools, which `su` and some sudoers leave out.
+fn search_path() -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::join_paths(env::split_paths(&path).chain(system)).context("PATH cannot be extended")
+}
+
+fn ensure_tools(path: &OsString) -> Result<()> {
+    let present =
+        |tool: &str| env::split_paths(path).any(|directory| directory.join(tool).exists());
+    let missing: Vec<_> = TOOLS.iter().filter(|(tool, _)| !present(tool)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    packages.dedup();
+    let tools: Vec<_> = missing.iter().map(|(tool, _)| *tool).collect();
+    let why = format!("the tests call {}", tools.join(", "));
+    install_packages(
+        &packages,
+        &why,
+        InstallPolicy::from_environment(),
+        &progress,
+    )?;
+    Ok(())
+}
+
+fn ensure_nextest(root: &Path) -> Result<()> {
+    let present = || succeeds(cargo(root).args(["nextest", "--version"]));
+    if present() {
+        return Ok(());
+    }
+    let by_hand = format!("cargo install cargo-nextest --version {NEXTEST_VERSION} --locked");
+    if InstallPolicy::from_environment() == InstallPolicy::Nothing {
+        bail!(
+            "cargo-nextest is missing, and IDLEFIRST_NO_INSTALL forbids installing it\nwhat to do: run `{by_hand}`"
+        );
+    }
+    progress("installing cargo-nextest (some minutes): it runs the tests");
+    let mut install = cargo(root);
+    install
+        .args(["install", "cargo-nextest", "--locked"])
+        .args(["--version", NEXTEST_VERSION])
+        .arg("--root")
+        .arg(cargo_home());
+    let remedy = format!("run `{by_hand}` and read what it says");
+    ebpf_build::command::run(&mut install, "building cargo-nextest", &remedy, &progress)?;
+    if !present() {
+        bail!(
+            "cargo-nextest was installed into {} but cargo does not find it\nwhat to do: put that directory on PATH",
+            cargo_home().join("bin").display()
+        );
+    }
+    Ok(())
+}
