@@ -73,6 +73,8 @@ fn shared_target(out: &Path) -> PathBuf {
 
 fn path_from(variable: &str) -> PathBuf {
     env::var_os(variable)
-        .unwrap_or_else(|| panic!("{variable} is not set: this is a build script, let cargo run it"))
+        .unwrap_or_else(|| {
+            panic!("{variable} is not set: this is a build script, let cargo run it")
+        })
         .into()
 }

@@ -19,7 +19,9 @@ use core::sync::atomic::Ordering;
 #[cfg(target_arch = "bpf")]
 mod word {
     use core::{
-        intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg},
+        intrinsics::{
+            AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg,
+        },
         sync::atomic::AtomicU64,
     };
 
@@ -28,43 +30,43 @@ mod word {
     // Atomic loads and stores cannot be selected for this target below
     // instruction set v4; volatile ones are single instructions.
     #[inline(always)]
-    pub fn load(word: &AtomicU64) -> u64 {
+    pub(super) fn load(word: &AtomicU64) -> u64 {
         // SAFETY: as in `fetch_add`.
         unsafe { word.as_ptr().read_volatile() }
     }
 
     #[inline(always)]
-    pub fn store(word: &AtomicU64, value: u64) {
+    pub(super) fn store(word: &AtomicU64, value: u64) {
         // SAFETY: as in `fetch_add`.
         unsafe { word.as_ptr().write_volatile(value) }
     }
 
     #[inline(always)]
-    pub fn fetch_add(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn fetch_add(word: &AtomicU64, value: u64) -> u64 {
         // SAFETY: `as_ptr` of a live atomic is valid and aligned.
         unsafe { atomic_xadd::<u64, u64, { SEQ_CST }>(word.as_ptr(), value) }
     }
 
     #[inline(always)]
-    pub fn fetch_or(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn fetch_or(word: &AtomicU64, value: u64) -> u64 {
         // SAFETY: as in `fetch_add`.
         unsafe { atomic_or::<u64, u64, { SEQ_CST }>(word.as_ptr(), value) }
     }
 
     #[inline(always)]
-    pub fn fetch_and(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn fetch_and(word: &AtomicU64, value: u64) -> u64 {
         // SAFETY: as in `fetch_add`.
         unsafe { atomic_and::<u64, u64, { SEQ_CST }>(word.as_ptr(), value) }
     }
 
     #[inline(always)]
-    pub fn swap(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn swap(word: &AtomicU64, value: u64) -> u64 {
         // SAFETY: as in `fetch_add`.
         unsafe { atomic_xchg::<u64, { SEQ_CST }>(word.as_ptr(), value) }
     }
 
     #[inline(always)]
-    pub fn compare_exchange(word: &AtomicU64, current: u64, new: u64) -> bool {
+    pub(super) fn compare_exchange(word: &AtomicU64, current: u64, new: u64) -> bool {
         // SAFETY: as in `fetch_add`.
         unsafe { atomic_cxchg::<u64, { SEQ_CST }, { SEQ_CST }>(word.as_ptr(), current, new).1 }
     }
@@ -106,37 +108,37 @@ mod word {
     };
 
     #[inline(always)]
-    pub fn load(word: &AtomicU64) -> u64 {
+    pub(super) fn load(word: &AtomicU64) -> u64 {
         word.load(Acquire)
     }
 
     #[inline(always)]
-    pub fn store(word: &AtomicU64, value: u64) {
+    pub(super) fn store(word: &AtomicU64, value: u64) {
         word.store(value, Release)
     }
 
     #[inline(always)]
-    pub fn fetch_add(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn fetch_add(word: &AtomicU64, value: u64) -> u64 {
         word.fetch_add(value, SeqCst)
     }
 
     #[inline(always)]
-    pub fn fetch_or(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn fetch_or(word: &AtomicU64, value: u64) -> u64 {
         word.fetch_or(value, SeqCst)
     }
 
     #[inline(always)]
-    pub fn fetch_and(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn fetch_and(word: &AtomicU64, value: u64) -> u64 {
         word.fetch_and(value, SeqCst)
     }
 
     #[inline(always)]
-    pub fn swap(word: &AtomicU64, value: u64) -> u64 {
+    pub(super) fn swap(word: &AtomicU64, value: u64) -> u64 {
         word.swap(value, SeqCst)
     }
 
     #[inline(always)]
-    pub fn compare_exchange(word: &AtomicU64, current: u64, new: u64) -> bool {
+    pub(super) fn compare_exchange(word: &AtomicU64, current: u64, new: u64) -> bool {
         word.compare_exchange(current, new, SeqCst, SeqCst).is_ok()
     }
 }

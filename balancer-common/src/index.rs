@@ -91,13 +91,23 @@ pub fn refresh<T: Tables>(tables: &T, backend: u32) {
     }
     // The word keeps changing under us. A bit too many is only a hint that
     // someone will follow in vain; a bit too few would hide the backend.
-    publish(tables, backend, Bits { idle: true, available: true });
+    publish(
+        tables,
+        backend,
+        Bits {
+            idle: true,
+            available: true,
+        },
+    );
 }
 
 /// Clears the bits of a position at which no backend stands.
 #[inline(always)]
 pub fn clear<T: Tables>(tables: &T, service: &Service, position: u32) {
-    let nothing = Bits { idle: false, available: false };
+    let nothing = Bits {
+        idle: false,
+        available: false,
+    };
     write_position(tables, service, position, nothing);
 }
 
@@ -112,7 +122,10 @@ struct Bits {
 fn classify(backend: &Backend) -> Bits {
     let taken = backend.inflight();
     let available = backend.is_usable() && taken < load32(&backend.granted) as u64;
-    Bits { idle: available && taken == 0, available }
+    Bits {
+        idle: available && taken == 0,
+        available,
+    }
 }
 
 #[inline(always)]
@@ -169,7 +182,10 @@ fn clear_summary<T: Tables>(tables: &T, service: &Service, index: Index, number:
 
 #[inline(always)]
 fn leaf_word<T: Tables>(tables: &T, service: &Service, index: Index, number: u32) -> u64 {
-    match service.leaf(number * LEAF_POSITIONS as u32).and_then(|id| tables.leaf(id)) {
+    match service
+        .leaf(number * LEAF_POSITIONS as u32)
+        .and_then(|id| tables.leaf(id))
+    {
         Some(leaf) => load(leaf.index.of(index)),
         None => 0,
     }

@@ -10,7 +10,7 @@
 //! Called by `balancer-ebpf` (programs) and `balancer-user` (`kernel/`,
 //! `reconcile/`).
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "plain")), no_std)]
 // The bpf target has no read-modify-write on `core::sync::atomic`; see `atomic`.
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(target_arch = "bpf", allow(internal_features))]
@@ -22,6 +22,10 @@ pub mod counter;
 pub mod histogram;
 pub mod index;
 pub mod maps;
+#[cfg(any(test, feature = "plain"))]
+pub mod plain;
 pub mod select;
 pub mod service;
 pub mod slot;
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,10 @@ impl Attempt {
         match word >> 62 {
             0 => Self::Nothing,
             1 => Self::Lost(word as u32),
-            _ => Self::Taken(Taken { backend: word as u32, was_idle: word >> 32 & 1 != 0 }),
+            _ => Self::Taken(Taken {
+                backend: word as u32,
+                was_idle: word >> 32 & 1 != 0,
+            }),
         }
     }
 }
@@ -112,7 +115,13 @@ impl Attempt {
 /// Tries to take a slot on the first backend, from position `from` on, that the
 /// index offers.
 #[inline(always)]
-pub fn attempt<T: Tables>(tables: &T, service_id: u32, from: u32, want: Want, side: Side) -> Attempt {
+pub fn attempt<T: Tables>(
+    tables: &T,
+    service_id: u32,
+    from: u32,
+    want: Want,
+    side: Side,
+) -> Attempt {
     let Some(service) = tables.service(service_id) else {
         return Attempt::Nothing;
     };
@@ -137,7 +146,10 @@ pub fn attempt<T: Tables>(tables: &T, service_id: u32, from: u32, want: Want, si
         Ok(before) => {
             store32(&service.cursor, position);
             fetch_add(&backend.steered, 1);
-            Attempt::Taken(Taken { backend: id, was_idle: before == 0 })
+            Attempt::Taken(Taken {
+                backend: id,
+                was_idle: before == 0,
+            })
         }
         Err(_) => Attempt::Lost(position + 1),
     }
@@ -165,7 +177,11 @@ struct Candidate {
 
 /// What is drawn when nobody is available: more loaded than anyone. (An `Option`
 /// would leave fields undefined, which the verifier lets no program even copy.)
-const NOBODY: Candidate = Candidate { position: u32::MAX, inflight: u32::MAX, granted: 1 };
+const NOBODY: Candidate = Candidate {
+    position: u32::MAX,
+    inflight: u32::MAX,
+    granted: 1,
+};
 
 /// Draws an available backend: the first from a random position on.
 #[inline(always)]
@@ -189,7 +205,8 @@ fn draw<T: Tables>(tables: &T, service: &Service) -> Candidate {
 /// within 64 bits, since BPF programs have no wider product.
 #[inline(always)]
 fn lesser(a: Candidate, b: Candidate) -> Candidate {
-    let is_less = (a.inflight as u64) * (b.granted as u64) <= (b.inflight as u64) * (a.granted as u64);
+    let is_less =
+        (a.inflight as u64) * (b.granted as u64) <= (b.inflight as u64) * (a.granted as u64);
     if is_less { a } else { b }
 }
 

@@ -175,7 +175,9 @@ impl Leaf {
     /// Id of the backend at `position` (only its low six bits count).
     #[inline(always)]
     pub fn backend(&self, position: u32) -> Option<u32> {
-        decode(load32(&self.backends[position as usize & (LEAF_POSITIONS - 1)]))
+        decode(load32(
+            &self.backends[position as usize & (LEAF_POSITIONS - 1)],
+        ))
     }
 }
 

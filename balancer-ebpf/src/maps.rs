@@ -72,7 +72,11 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn attempt(&self, service: u32, from: u32, want: Want, _: Side) -> Attempt {
-        Attempt::from_word(idle_attempt(service, from, matches!(want, Want::Idle) as u32))
+        Attempt::from_word(idle_attempt(
+            service,
+            from,
+            matches!(want, Want::Idle) as u32,
+        ))
     }
 
     #[inline(always)]
@@ -94,7 +98,11 @@ extern "C" fn idle_refresh(backend: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn idle_attempt(service: u32, from: u32, only_idle: u32) -> u64 {
-    let want = if only_idle != 0 { Want::Idle } else { Want::Available };
+    let want = if only_idle != 0 {
+        Want::Idle
+    } else {
+        Want::Available
+    };
     select::attempt(&Maps, service, from, want, Side::Kernel).into_word()
 }
 
@@ -124,9 +132,14 @@ pub fn connection<'s>(socket: *mut bpf_sock) -> Option<&'s Connection> {
     // SAFETY: `socket` comes from the program's context; the helper gives null
     // or a record that lives as long as the socket, which outlives the program.
     unsafe {
-        bpf_sk_storage_get((&raw const CONNECTIONS).cast_mut().cast(), socket.cast(), core::ptr::null_mut(), 0)
-            .cast::<Connection>()
-            .as_ref()
+        bpf_sk_storage_get(
+            (&raw const CONNECTIONS).cast_mut().cast(),
+            socket.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
+        .cast::<Connection>()
+        .as_ref()
     }
 }
 
@@ -135,8 +148,13 @@ pub fn connection<'s>(socket: *mut bpf_sock) -> Option<&'s Connection> {
 pub fn with_connection_mut(socket: *mut bpf_sock, write: impl FnOnce(*mut Connection)) {
     // SAFETY: as in `connection`.
     let record = unsafe {
-        bpf_sk_storage_get((&raw const CONNECTIONS).cast_mut().cast(), socket.cast(), core::ptr::null_mut(), 0)
-            .cast::<Connection>()
+        bpf_sk_storage_get(
+            (&raw const CONNECTIONS).cast_mut().cast(),
+            socket.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
+        .cast::<Connection>()
     };
     if !record.is_null() {
         write(record);

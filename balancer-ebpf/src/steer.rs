@@ -133,10 +133,30 @@ fn try_connect<F: Family>(
     unsafe { (*ctx.sock_addr).user_port = port.0 as u32 };
     // SAFETY: `record` is this socket's own, and connects on one socket are
     // serialised by the socket lock.
-    unsafe { fill_record(record, service_id, taken.backend, load32(&backend.generation), frontend, (address, port), started_ns) };
-    maps::count(service_id, if taken.was_idle { ServiceCounter::Idle } else { ServiceCounter::Shared });
+    unsafe {
+        fill_record(
+            record,
+            service_id,
+            taken.backend,
+            load32(&backend.generation),
+            frontend,
+            (address, port),
+            started_ns,
+        )
+    };
+    maps::count(
+        service_id,
+        if taken.was_idle {
+            ServiceCounter::Idle
+        } else {
+            ServiceCounter::Shared
+        },
+    );
     if maps::switches() & SWITCH_LOG != 0 {
-        debug!(ctx, "service {} steered to backend {}", service_id, taken.backend);
+        debug!(
+            ctx,
+            "service {} steered to backend {}", service_id, taken.backend
+        );
     }
     Ok(Verdict::Proceed)
 }
@@ -211,6 +231,13 @@ fn refuse(
         Refusal::NoneAvailable => {}
     }
     let empty = load32(&service.backends) == 0;
-    maps::count(service_id, if empty { ServiceCounter::NoBackends } else { ServiceCounter::Refused });
+    maps::count(
+        service_id,
+        if empty {
+            ServiceCounter::NoBackends
+        } else {
+            ServiceCounter::Refused
+        },
+    );
     Ok(Verdict::Refuse)
 }

@@ -9,8 +9,9 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
-        BPF_TCP_ESTABLISHED, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
+        bpf_sock_ops,
     },
     programs::{SockContext, SockOpsContext},
 };
@@ -95,7 +96,10 @@ fn on_connect(ctx: &SockOpsContext) {
 #[inline(always)]
 fn on_state(ctx: &SockOpsContext) {
     let (old, new) = (argument(ctx.ops, 0), argument(ctx.ops, 1));
-    if matches!(new, BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV | BPF_TCP_ESTABLISHED) {
+    if matches!(
+        new,
+        BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV | BPF_TCP_ESTABLISHED
+    ) {
         return;
     }
     let Some(connection) = maps::connection(socket(ctx)) else {

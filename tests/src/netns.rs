@@ -113,7 +113,10 @@ fn listen_here(address: SocketAddr) -> Result<TcpListener> {
 }
 
 fn run_ip_batch(commands: &str) -> Result<()> {
+    // `su` and some sudoers leave the directories of system tools out.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let mut child = Command::new("ip")
+        .env("PATH", path)
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

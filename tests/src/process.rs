@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -41,6 +41,8 @@ impl Process {
         let what = format!("{command:?}");
         let mut child = command
             .env(OWNER_VARIABLE, Owner::this().to_string())
+            // A Ctrl-C in the terminal is for the owner, who ends its children in order.
+            .process_group(0)
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {what}"))?;

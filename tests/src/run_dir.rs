@@ -72,7 +72,7 @@ impl Drop for RunDir {
 /// in another mount namespace would keep them.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let bpffs = path.join("bpf");
-    remove_contents(&bpffs)
+    unlink_pins(&bpffs)
         .with_context(|| format!("cannot unlink the pins in {}", bpffs.display()))?;
     match umount2(&bpffs, MntFlags::MNT_DETACH) {
         // EINVAL: not a mount; the owner was killed before it mounted.
@@ -84,13 +84,18 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
-fn remove_contents(dir: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(dir) {
+fn unlink_pins(bpffs: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(bpffs) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
     for entry in entries {
         let entry = entry?;
+        // The kernel's own `maps.debug` and `progs.debug` cannot be unlinked; nobody else's name
+        // can have a dot (kernel/bpf/inode.c, bpf_lookup).
+        if entry.file_name().as_encoded_bytes().contains(&b'.') {
+            continue;
+        }
         if entry.file_type()?.is_dir() {
             fs::remove_dir_all(entry.path())?;
         } else {

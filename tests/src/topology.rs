@@ -112,7 +112,7 @@ impl Endpoint {
              address add {v6}/64 dev eth0 nodad\n\
              link set eth0 up\n\
              route add default via 10.111.0.1\n\
-             -6 route add default via fd00:111::1\n"
+             route add ::/0 via fd00:111::1\n"
         ))
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !is_root() {
         bail!(
             "the tests need root: they load eBPF programs and make network namespaces and cgroups\n\
-             what to do: run `sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test`"
+             what to do: run `sudo -E env \"PATH=$PATH\" cargo xtask test`"
         );
     }
     let root = repository_root()?;

@@ -7,9 +7,11 @@
 //! the file; the CLI checks and documents it. [`Config::load`] reads one file; all else is pure.
 
 mod agent;
+mod claims;
 mod defaults;
 mod environment;
 mod keys;
+mod listen;
 mod problem;
 mod raw;
 mod reference;
@@ -25,12 +27,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-pub use agent::{
-    AdminAddress, AgentConfig, ListenFault, LogConfig, LogFormat, LogLevel, Metrics, Overflow,
-    Overrides,
-};
+pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overflow, Overrides};
 pub use defaults::Defaults;
 pub use environment::{Lookup, process_environment};
+pub use listen::{AdminAddress, ListenFault, Metrics};
 pub use problem::{ConfigError, MAX_SHOWN, Problem};
 pub use reference::{defaults_yaml, reference_markdown};
 

@@ -12,8 +12,14 @@ use aya_obj::generated::bpf_attach_type;
 use super::{KernelError, syscall};
 
 /// Programs on the cgroup, trackers first and takers last.
-const ON_CGROUP: [&str; 6] =
-    ["idle_release", "idle_track", "idle_name4", "idle_name6", "idle_connect4", "idle_connect6"];
+const ON_CGROUP: [&str; 6] = [
+    "idle_release",
+    "idle_track",
+    "idle_name4",
+    "idle_name6",
+    "idle_connect4",
+    "idle_connect6",
+];
 
 /// The iterator over steered sockets.
 pub(super) const DUMP: &str = "idle_dump";
@@ -38,7 +44,10 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
             Program::Iter(program) => program.load("bpf_sk_storage_map", &btf),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
-        result.map_err(|source| KernelError::Load { program: name, source: Box::new(source) })?;
+        result.map_err(|source| KernelError::Load {
+            program: name,
+            source: Box::new(source),
+        })?;
     }
     Ok(())
 }
@@ -46,9 +55,15 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 /// Refuses if another agent's programs already run for this cgroup, attached
 /// there or at an ancestor.
 pub(super) fn check_alone(cgroup: &File, path: &Path) -> Result<(), KernelError> {
-    let ids = syscall::effective_programs(cgroup.as_fd(), bpf_attach_type::BPF_CGROUP_INET4_CONNECT)
-        .map_err(KernelError::system("asking which programs run for the cgroup"))?;
-    for info in loaded_programs().filter_map(Result::ok).filter(|info| ids.contains(&info.id())) {
+    let ids =
+        syscall::effective_programs(cgroup.as_fd(), bpf_attach_type::BPF_CGROUP_INET4_CONNECT)
+            .map_err(KernelError::system(
+                "asking which programs run for the cgroup",
+            ))?;
+    for info in loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|info| ids.contains(&info.id()))
+    {
         let name = info.name_as_str().unwrap_or_default();
         if name == "idle_connect4" {
             return Err(KernelError::AlreadyBalanced {
@@ -95,20 +110,36 @@ pub(super) fn detach(ebpf: &mut Ebpf) {
 pub(super) fn dump_program(ebpf: &Ebpf) -> Result<&Iter, KernelError> {
     match ebpf.program(DUMP) {
         Some(Program::Iter(program)) => Ok(program),
-        _ => Err(KernelError::Missing { what: "program", name: DUMP }),
+        _ => Err(KernelError::Missing {
+            what: "program",
+            name: DUMP,
+        }),
     }
 }
 
 fn program<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Program, KernelError> {
-    ebpf.program_mut(name).ok_or(KernelError::Missing { what: "program", name })
+    ebpf.program_mut(name).ok_or(KernelError::Missing {
+        what: "program",
+        name,
+    })
 }
 
 fn explain(program: &'static str, path: &Path, error: ProgramError) -> KernelError {
     let path = path.to_owned();
     match error {
-        ProgramError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::PermissionDenied => {
-            KernelError::AttachDenied { program, path, source: error.io_error }
+        ProgramError::SyscallError(error)
+            if error.io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            KernelError::AttachDenied {
+                program,
+                path,
+                source: error.io_error,
+            }
         }
-        error => KernelError::Attach { program, path, source: Box::new(error) },
+        error => KernelError::Attach {
+            program,
+            path,
+            source: Box::new(error),
+        },
     }
 }

@@ -15,13 +15,19 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 /// # Errors
 /// If none is mounted.
 pub fn find_unified() -> Result<PathBuf, KernelError> {
-    let mounts = fs::read_to_string(MOUNTS).map_err(|source| KernelError::Proc { path: MOUNTS, source })?;
+    let mounts = fs::read_to_string(MOUNTS).map_err(|source| KernelError::Proc {
+        path: MOUNTS,
+        source,
+    })?;
     unified_mount(&mounts).ok_or(KernelError::NoUnifiedHierarchy)
 }
 
 /// Opens a directory of a cgroup2 hierarchy, to attach to or to lock.
 pub(super) fn open(path: &Path) -> Result<File, KernelError> {
-    let not_a_cgroup = |hint| KernelError::NotACgroup { path: path.to_owned(), hint };
+    let not_a_cgroup = |hint| KernelError::NotACgroup {
+        path: path.to_owned(),
+        hint,
+    };
     if !path.exists() {
         return Err(not_a_cgroup(" (it does not exist)"));
     }
@@ -30,10 +36,15 @@ pub(super) fn open(path: &Path) -> Result<File, KernelError> {
     }
     match syscall::file_system_magic(path) {
         Ok(libc::CGROUP2_SUPER_MAGIC) => {}
-        Ok(libc::CGROUP_SUPER_MAGIC) => return Err(not_a_cgroup(" (it is a cgroup v1 controller)")),
+        Ok(libc::CGROUP_SUPER_MAGIC) => {
+            return Err(not_a_cgroup(" (it is a cgroup v1 controller)"));
+        }
         _ => return Err(not_a_cgroup("")),
     }
-    File::open(path).map_err(|source| KernelError::Open { path: path.to_owned(), source })
+    File::open(path).map_err(|source| KernelError::Open {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The mount point of the first cgroup2 file system in `/proc/self/mountinfo`
@@ -48,7 +59,10 @@ fn unified_mount(mounts: &str) -> Option<PathBuf> {
 
 /// Mount points show blanks and backslashes as three octal digits.
 fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }
 
 #[cfg(test)]
@@ -65,6 +79,9 @@ mod tests {
         assert_eq!(unified_mount(unified), Some("/sys/fs/cgroup".into()));
         let spaced = "30 20 0:26 / /mnt/a\\040b rw - cgroup2 none rw\n";
         assert_eq!(unified_mount(spaced), Some("/mnt/a b".into()));
-        assert_eq!(unified_mount("30 20 0:26 / / rw - ext4 /dev/vda rw\n"), None);
+        assert_eq!(
+            unified_mount("30 20 0:26 / / rw - ext4 /dev/vda rw\n"),
+            None
+        );
     }
 }

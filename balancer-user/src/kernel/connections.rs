@@ -45,7 +45,10 @@ pub(super) fn read(mut iterator: File) -> io::Result<Vec<LiveConnection>> {
         // this very layout, in which every bit pattern is valid.
         unsafe { chunk.as_ptr().cast::<Connection>().read_unaligned() }
     });
-    Ok(records.filter(was_steered).map(|record| decode(&record)).collect())
+    Ok(records
+        .filter(was_steered)
+        .map(|record| decode(&record))
+        .collect())
 }
 
 /// A socket whose connect was refused has a record with nothing in it.
@@ -55,7 +58,8 @@ fn was_steered(record: &Connection) -> bool {
 
 fn decode(record: &Connection) -> LiveConnection {
     LiveConnection {
-        client: (record.client_port != Port(0)).then(|| socket_addr(record.client, record.client_port)),
+        client: (record.client_port != Port(0))
+            .then(|| socket_addr(record.client, record.client_port)),
         frontend: socket_addr(record.frontend, record.frontend_port),
         backend: socket_addr(record.destination, record.destination_port),
         service_id: record.service,

@@ -171,8 +171,15 @@ pub enum KernelError {
 
 impl KernelError {
     /// For errors of a map operation.
-    pub(super) fn map(what: &'static str, map: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
-        move |source| Self::Map { what, map, source: Box::new(source) }
+    pub(super) fn map(
+        what: &'static str,
+        map: &'static str,
+    ) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| Self::Map {
+            what,
+            map,
+            source: Box::new(source),
+        }
     }
 
     /// For errors of a system call.

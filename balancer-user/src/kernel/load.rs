@@ -21,8 +21,8 @@ use balancer_common::{
 };
 
 use super::{
-    KernelError, LiveConnection, Memory, attach, cgroup, connections, lock, log, pins::Pins, preflight,
-    syscall,
+    KernelError, LiveConnection, Memory, attach, cgroup, connections, lock, log, pins::Pins,
+    preflight, syscall,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/idlefirst.bpf.o"));
@@ -110,6 +110,17 @@ impl Kernel {
         attach::attach(&mut held(&self.ebpf), &self.cgroup, &self.cgroup_path)
     }
 
+    /// Detaches the programs: connects are not steered any more, and slots of
+    /// live connections are forgotten.
+    pub fn detach(&self) {
+        attach::detach(&mut held(&self.ebpf));
+    }
+
+    /// The clock by which the programs note times.
+    pub fn now(&self) -> Duration {
+        syscall::monotonic_time()
+    }
+
     /// The cgroup that the programs are attached to.
     pub fn cgroup_path(&self) -> &std::path::Path {
         &self.cgroup_path
@@ -175,7 +186,8 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be written.
     pub fn reset_counters(&self, service: u32) -> Result<(), KernelError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::system("counting CPUs")(error))?;
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, error)| KernelError::system("counting CPUs")(error))?;
         let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus])
             .map_err(KernelError::system("counting CPUs"))?;
         held(&self.counters)
@@ -199,7 +211,9 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be read.
     pub fn decision_time(&self) -> Result<Vec<u64>, KernelError> {
-        (0..histogram::BUCKETS).map(|bucket| sum(&self.decision_time, bucket, maps::DECISION_TIME)).collect()
+        (0..histogram::BUCKETS)
+            .map(|bucket| sum(&self.decision_time, bucket, maps::DECISION_TIME))
+            .collect()
     }
 
     /// Tells the programs about the agent.
@@ -207,10 +221,15 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be written.
     pub fn put_agent_state(&self, state: AgentState) -> Result<(), KernelError> {
-        let words = [state.heartbeat_ns, u64::from(state.abi) | u64::from(state.switches) << 32];
+        let words = [
+            state.heartbeat_ns,
+            u64::from(state.abi) | u64::from(state.switches) << 32,
+        ];
         #[cfg(target_endian = "big")]
         let words = [words[0], words[1].rotate_left(32)];
-        held(&self.agent).set(0, words, 0).map_err(KernelError::map("write to", maps::AGENT))
+        held(&self.agent)
+            .set(0, words, 0)
+            .map_err(KernelError::map("write to", maps::AGENT))
     }
 
     /// What the programs know about the agent.
@@ -218,10 +237,16 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be read.
     pub fn agent_state(&self) -> Result<AgentState, KernelError> {
-        let [heartbeat_ns, rest] = held(&self.agent).get(&0, 0).map_err(KernelError::map("read", maps::AGENT))?;
+        let [heartbeat_ns, rest] = held(&self.agent)
+            .get(&0, 0)
+            .map_err(KernelError::map("read", maps::AGENT))?;
         #[cfg(target_endian = "big")]
         let rest = rest.rotate_left(32);
-        Ok(AgentState { heartbeat_ns, abi: rest as u32, switches: (rest >> 32) as u32 })
+        Ok(AgentState {
+            heartbeat_ns,
+            abi: rest as u32,
+            switches: (rest >> 32) as u32,
+        })
     }
 
     /// Every steered socket that is alive, in every network namespace.
@@ -240,19 +265,22 @@ impl Kernel {
             syscall::iterate_map(program.as_fd(), map.fd().as_fd())
                 .map_err(KernelError::system("opening the iterator over CONNECTIONS"))?
         };
-        connections::read(iterator).map_err(KernelError::system("reading the iterator over CONNECTIONS"))
+        connections::read(iterator)
+            .map_err(KernelError::system("reading the iterator over CONNECTIONS"))
     }
 
     /// The programs, with their tags and run times.
     pub fn programs(&self) -> Vec<ProgramInfo> {
         let ebpf = held(&self.ebpf);
-        attach::all().filter_map(|name| program_info(name, ebpf.program(name)?)).collect()
+        attach::all()
+            .filter_map(|name| program_info(name, ebpf.program(name)?))
+            .collect()
     }
 }
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        attach::detach(&mut held(&self.ebpf));
+        self.detach();
     }
 }
 
@@ -261,21 +289,34 @@ fn program_info(name: &'static str, program: &Program) -> Option<ProgramInfo> {
     let fd = program.fd().ok()?.as_fd().as_raw_fd();
     // aya does not show run times; the descriptor's own file does (proc(5)).
     let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    let number = |key| fdinfo_field(&fdinfo, key).and_then(|value| value.parse().ok()).unwrap_or(0);
+    let number = |key| {
+        fdinfo_field(&fdinfo, key)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(0)
+    };
     Some(ProgramInfo {
         name,
         id: info.id(),
-        tag: fdinfo_field(&fdinfo, "prog_tag:").unwrap_or_default().to_owned(),
+        tag: fdinfo_field(&fdinfo, "prog_tag:")
+            .unwrap_or_default()
+            .to_owned(),
         run_time: Duration::from_nanos(number("run_time_ns:")),
         run_count: number("run_cnt:"),
     })
 }
 
 fn fdinfo_field<'f>(fdinfo: &'f str, key: &str) -> Option<&'f str> {
-    fdinfo.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
+    fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .map(str::trim)
 }
 
-fn sum(map: &PerCpuArray<MapData, u64>, index: u32, name: &'static str) -> Result<u64, KernelError> {
+fn sum(
+    map: &PerCpuArray<MapData, u64>,
+    index: u32,
+    name: &'static str,
+) -> Result<u64, KernelError> {
     let values = map.get(&index, 0).map_err(KernelError::map("read", name))?;
     Ok(values.iter().sum())
 }
@@ -295,7 +336,8 @@ fn typed<T: TryFrom<Map, Error = MapError>>(
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
-    ebpf.take_map(name).ok_or(KernelError::Missing { what: "map", name })
+    ebpf.take_map(name)
+        .ok_or(KernelError::Missing { what: "map", name })
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

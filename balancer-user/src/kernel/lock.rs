@@ -15,7 +15,12 @@ use super::KernelError;
 pub(super) fn exclusive(directory: &File, path: &Path) -> Result<(), KernelError> {
     match directory.try_lock() {
         Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(KernelError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(KernelError::Open { path: path.to_owned(), source }),
+        Err(TryLockError::WouldBlock) => Err(KernelError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(KernelError::Open {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }

@@ -85,7 +85,10 @@ impl<T: Shared> Mapped<T> {
     fn new(map: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         let base = super::syscall::map_shared(map, len as usize * size_of::<T>())?;
-        Ok(Self { base: base.cast(), len })
+        Ok(Self {
+            base: base.cast(),
+            len,
+        })
     }
 
     fn get(&self, index: u32) -> Option<&T> {

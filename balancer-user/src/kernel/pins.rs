@@ -38,22 +38,34 @@ impl Pins {
     /// are removed: its programs went with it, so nothing uses them.
     pub(super) fn claim(path: &Path) -> Result<Self, KernelError> {
         preflight::check_bpffs(path)?;
-        let open_error = |source| KernelError::Open { path: path.to_owned(), source };
+        let open_error = |source| KernelError::Open {
+            path: path.to_owned(),
+            source,
+        };
         fs::create_dir_all(path).map_err(open_error)?;
         let directory = File::open(path).map_err(open_error)?;
         lock::exclusive(&directory, path)?;
         if remove_pins(path).map_err(open_error)? > 0 {
             tracing::warn!(path = %path.display(), "an earlier agent was killed here; its pinned maps are replaced");
         }
-        Ok(Self { path: path.to_owned(), _directory: directory })
+        Ok(Self {
+            path: path.to_owned(),
+            _directory: directory,
+        })
     }
 
     /// Pins the maps.
     pub(super) fn pin(&self, ebpf: &Ebpf) -> Result<(), KernelError> {
         for name in PINNED {
-            let map = ebpf.map(name).ok_or(KernelError::Missing { what: "map", name })?;
+            let map = ebpf
+                .map(name)
+                .ok_or(KernelError::Missing { what: "map", name })?;
             let path = self.path.join(name);
-            map.pin(&path).map_err(|source| KernelError::Pin { name, path, source: Box::new(source) })?;
+            map.pin(&path).map_err(|source| KernelError::Pin {
+                name,
+                path,
+                source: Box::new(source),
+            })?;
         }
         Ok(())
     }

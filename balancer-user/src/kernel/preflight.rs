@@ -19,7 +19,10 @@ const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
 pub(super) fn check() -> Result<(), KernelError> {
     check_version(&syscall::kernel_release())?;
     const STATUS: &str = "/proc/self/status";
-    let status = fs::read_to_string(STATUS).map_err(|source| KernelError::Proc { path: STATUS, source })?;
+    let status = fs::read_to_string(STATUS).map_err(|source| KernelError::Proc {
+        path: STATUS,
+        source,
+    })?;
     check_capabilities(effective_capabilities(&status))
 }
 
@@ -28,7 +31,9 @@ pub(super) fn check_bpffs(path: &Path) -> Result<(), KernelError> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());
     match existing.map(syscall::file_system_magic) {
         Some(Ok(libc::BPF_FS_MAGIC)) => Ok(()),
-        _ => Err(KernelError::NoBpffs { path: path.to_owned() }),
+        _ => Err(KernelError::NoBpffs {
+            path: path.to_owned(),
+        }),
     }
 }
 
@@ -38,7 +43,10 @@ fn check_version(release: &str) -> Result<(), KernelError> {
         .map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST {
-        return Err(KernelError::TooOld { found: release.to_owned(), needed: OLDEST_NAME });
+        return Err(KernelError::TooOld {
+            found: release.to_owned(),
+            needed: OLDEST_NAME,
+        });
     }
     Ok(())
 }
@@ -64,7 +72,9 @@ fn check_capabilities(effective: u64) -> Result<(), KernelError> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(KernelError::Capability { missing: missing.join(", ") })
+    Err(KernelError::Capability {
+        missing: missing.join(", "),
+    })
 }
 
 #[cfg(test)]
@@ -87,13 +97,18 @@ mod tests {
         let enough = bit(CAP_BPF) | bit(CAP_NET_ADMIN) | bit(CAP_PERFMON);
         assert!(check_capabilities(enough).is_ok());
         assert!(check_capabilities(1 << CAP_SYS_ADMIN | bit(CAP_NET_ADMIN)).is_ok());
-        let error = check_capabilities(enough & !bit(CAP_BPF)).unwrap_err().to_string();
+        let error = check_capabilities(enough & !bit(CAP_BPF))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("capability CAP_BPF is missing"), "{error}");
     }
 
     #[test]
     fn capabilities_are_read_from_the_status_file() {
-        assert_eq!(effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"), 0x1ff_ffff_ffff);
+        assert_eq!(
+            effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"),
+            0x1ff_ffff_ffff
+        );
         assert_eq!(effective_capabilities("Name:\tx\n"), 0);
     }
 }

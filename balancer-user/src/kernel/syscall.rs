@@ -11,6 +11,7 @@ use std::{
     },
     path::Path,
     ptr::NonNull,
+    time::Duration,
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
@@ -24,7 +25,20 @@ pub(super) fn kernel_release() -> String {
         name.assume_init()
     };
     // SAFETY: the kernel ends the field with a zero.
-    unsafe { CStr::from_ptr(name.release.as_ptr()) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(name.release.as_ptr()) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// CLOCK_MONOTONIC, which `bpf_ktime_get_ns` reads.
+pub(super) fn monotonic_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is valid; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// The magic number of the file system that `path` is on (statfs(2)).
@@ -75,7 +89,10 @@ pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::R
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
     attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
     attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = info.as_ptr() as u64;
-    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len = size_of_val(&info) as u32;
+    attr.link_create
+        .__bindgen_anon_3
+        .__bindgen_anon_1
+        .iter_info_len = size_of_val(&info) as u32;
     let link = bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
 
     let mut attr = zeroed_attr();
@@ -117,6 +134,11 @@ fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: `attr` is valid for its whole size, and what it points to outlives
     // the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size_of::<bpf_attr>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size_of::<bpf_attr>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }

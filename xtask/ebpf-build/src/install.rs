@@ -43,14 +43,15 @@ pub(crate) fn prepare(policy: InstallPolicy, progress: Progress<'_>) -> Result<T
     }
 
     let _held_until_return = install_lock()?;
-    // One round for the compiler, one for the linker, whose LLVM follows from the compiler.
-    for _ in 0..2 {
+    // A compiler from packages; if that is too old, one from rustup; then the linker, whose
+    // LLVM follows from the compiler.
+    for round in 0..3 {
         lack = match toolchain::find() {
             Ok(found) => return Ok(found),
             Err(lack) => lack,
         };
         match &lack {
-            Lack::Compiler => install_compiler(policy, progress)?,
+            Lack::Compiler => install_compiler(round == 0, policy, progress)?,
             Lack::Linker(compiler) => install_linker(compiler, policy, progress)?,
         }
     }
@@ -110,23 +111,25 @@ fn by_hand(packages: &[&str]) -> String {
     )
 }
 
-fn install_compiler(policy: InstallPolicy, progress: Progress<'_>) -> Result<(), Error> {
+fn install_compiler(
+    packages_first: bool,
+    policy: InstallPolicy,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
     const WHY: &str = "the eBPF programs need a compiler with the sources of its core library";
-    let packaged = policy == InstallPolicy::Everything;
-    let by_packages = || install_packages(&COMPILER_PACKAGES, WHY, policy, progress);
-    let Some(rustup) = which("rustup") else {
-        return if packaged {
-            by_packages()
-        } else {
-            Err(missing(&Lack::Compiler, policy))
-        };
-    };
-    if packaged {
-        match by_packages() {
-            Ok(()) => return Ok(()),
-            Err(error) => progress(&format!("trying rustup instead, since: {error}")),
+    let rustup = which("rustup");
+    if packages_first && policy == InstallPolicy::Everything {
+        match (
+            install_packages(&COMPILER_PACKAGES, WHY, policy, progress),
+            &rustup,
+        ) {
+            (Err(error), Some(_)) => progress(&format!("trying rustup instead, since: {error}")),
+            (outcome, _) => return outcome,
         }
     }
+    let Some(rustup) = rustup else {
+        return Err(missing(&Lack::Compiler, policy));
+    };
     progress(&format!(
         "installing a nightly toolchain with rust-src: {WHY}"
     ));

@@ -1,23 +1,6 @@
-//! Files that are refused: where, with which words, and all that is wrong at once.
+//! Values and shapes that are refused: where, with which words, and all that is wrong at once.
 
-use super::{good, parse, parse_with, problems};
-
-/// A file, the line that must be named (0: the whole file), and words that must be said.
-type Case = (&'static str, u32, &'static [&'static str]);
-
-fn assert_refused(cases: &[Case]) {
-    for (text, line, words) in cases {
-        let problems = problems(text);
-        assert_eq!(problems.len(), 1, "{problems:#?}\n{text}");
-        let problem = &problems[0];
-        assert_eq!(problem.line.unwrap_or(0), *line, "{problem:?}\n{text}");
-        let said = format!("{}; {}", problem.message, problem.hint);
-        for words in *words {
-            assert!(said.contains(words), "{said:?} lacks {words:?}\n{text}");
-        }
-        assert!(!problem.hint.is_empty(), "{problem:?}");
-    }
-}
+use super::{assert_refused, parse_with, problems};
 
 #[test]
 fn what_is_not_yaml() {
@@ -195,22 +178,6 @@ fn words_that_are_unknown_or_not_supported_yet() {
             &["\"loud\" is no log level", "error, warn"],
         ),
     ]);
-}
-
-#[test]
-fn admission_by_request_needs_http() {
-    let text = "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  admission: request\n";
-    let found = problems(text);
-    assert_eq!(found.len(), 2, "{found:#?}");
-    assert!(found.iter().all(|problem| problem.line == Some(4)));
-    assert!(found[0].message.contains("not supported by this version"));
-    assert!(
-        found[1].message.contains("default/a is tcp"),
-        "{}",
-        found[1].message
-    );
-    let with_http = format!("{text}  protocol: http\n");
-    assert_eq!(problems(&with_http).len(), 1);
 }
 
 #[test]
@@ -397,97 +364,6 @@ fn weights_that_are_out_of_range() {
         assert_eq!(found[0].line, Some(6));
         assert!(found[0].message.contains(words), "{}", found[0].message);
     }
-}
-
-#[test]
-fn what_is_there_twice_names_both_lines() {
-    assert_refused(&[
-        (
-            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n- name: a\n  frontends: [10.0.0.2:80]\n",
-            4,
-            &["default/a is already defined at line 2"],
-        ),
-        (
-            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n- name: b\n  frontends: [10.0.0.1:80]\n",
-            5,
-            &["10.0.0.1:80 of default/b is already a frontend of default/a, at line 3"],
-        ),
-        (
-            "services:\n- name: a\n  frontends:\n  - 10.0.0.1:80\n  - '[::ffff:10.0.0.1]:80'\n",
-            5,
-            &["already a frontend of default/a, at line 4"],
-        ),
-        (
-            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends:\n  \
-             - address: 10.1.0.1:80\n  - address: 10.1.0.1:80\n",
-            6,
-            &["backend 10.1.0.1:80 is in default/a twice, first at line 5"],
-        ),
-        (
-            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends: [{address: 10.0.0.2:80}]\n\
-             - name: b\n  frontends: [10.0.0.2:80]\n",
-            6,
-            &["frontend 10.0.0.2:80 of default/b is also a backend of default/a, at line 4"],
-        ),
-        (
-            "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends: [{address: 10.0.0.1:80}]\n",
-            3,
-            &["is also a backend of default/a, at line 4"],
-        ),
-    ]);
-}
-
-#[test]
-fn the_same_port_of_two_addresses_is_no_duplicate() {
-    let text = "services:\n- {name: a, frontends: [10.0.0.1:80, 10.0.0.1:81, 10.0.0.2:80]}\n\
-                - {name: a, namespace: other, frontends: [10.0.0.3:80]}\n";
-    assert_eq!(
-        parse(text).unwrap().config.desired_state().services.len(),
-        2
-    );
-}
-
-#[test]
-fn more_than_fits() {
-    let mut text = "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  backends:\n".to_owned();
-    for index in 0..5000 {
-        text.push_str(&format!(
-            "  - address: 10.1.{}.{}:80\n",
-            index / 250,
-            index % 250 + 1
-        ));
-    }
-    let found = problems(&text);
-    assert_eq!(found.len(), 1, "{found:#?}");
-    assert_eq!(found[0].line, Some(5));
-    assert!(
-        found[0]
-            .message
-            .contains("default/a has 5000 backends, and a service has at most 4096"),
-        "{}",
-        found[0].message
-    );
-
-    let found = problems(&good::sharing(9));
-    assert_eq!(found.len(), 1, "{found:#?}");
-    assert_eq!(found[0].line, Some(28));
-    assert!(
-        found[0].message.contains("is in more than 8 services"),
-        "{found:?}"
-    );
-
-    let mut text = "services:\n- name: a\n  frontends:\n".to_owned();
-    for port in 1..=65 {
-        text.push_str(&format!("  - 10.0.0.1:{port}\n"));
-    }
-    let found = problems(&text);
-    assert!(
-        found[0]
-            .message
-            .contains("65 frontends, and a service has at most 64"),
-        "{found:?}"
-    );
-    assert_eq!(found[0].line, Some(68));
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn what_has_no_effect_or_looks_odd_is_warned_of() {
         ),
         (
             service(two_limits),
-            "test.yaml:9:23: backend 10.1.0.1:80 has max_inflight 3 in default/b and 1 in \
+            "test.yaml:9:24: backend 10.1.0.1:80 has max_inflight 3 in default/b and 1 in \
              default/a (line 5); it is one backend with one count, so the tightest limit holds; \
              give both",
         ),

@@ -1,6 +1,7 @@
 //! Tests of the configuration as its callers see it: text in, checked types or problems out.
 
 mod bad;
+mod clashes;
 mod documents;
 mod good;
 mod hostile;
@@ -35,4 +36,21 @@ fn problems(text: &str) -> Vec<Problem> {
 fn warnings(text: &str) -> Vec<String> {
     let loaded = parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     loaded.warning_lines().collect()
+}
+
+/// A file, the line that must be named (0: the whole file), and words that must be said.
+type Case = (&'static str, u32, &'static [&'static str]);
+
+fn assert_refused(cases: &[Case]) {
+    for (text, line, words) in cases {
+        let problems = problems(text);
+        assert_eq!(problems.len(), 1, "{problems:#?}\n{text}");
+        let problem = &problems[0];
+        assert_eq!(problem.line.unwrap_or(0), *line, "{problem:?}\n{text}");
+        let said = format!("{}; {}", problem.message, problem.hint);
+        for words in *words {
+            assert!(said.contains(words), "{said:?} lacks {words:?}\n{text}");
+        }
+        assert!(!problem.hint.is_empty(), "{problem:?}");
+    }
 }

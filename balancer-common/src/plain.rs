@@ -1,0 +1,132 @@
+//! The records in plain memory: what tests and simulations run selection on.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::service::{
+    Backend, IndexWords, LEAF_POSITIONS, Leaf, Membership, SERVICE_LEAVES, SERVICE_PRESENT,
+    Service, Tables,
+};
+
+/// Vectors of records, all zero at first as in a fresh map.
+#[derive(Debug)]
+pub struct Plain {
+    services: Vec<Service>,
+    leaves: Vec<Leaf>,
+    backends: Vec<Backend>,
+    random: AtomicU64,
+}
+
+impl Plain {
+    /// Memory for so many records.
+    pub fn new(services: usize, leaves: usize, backends: usize) -> Self {
+        Self {
+            services: (0..services).map(|_| empty_service()).collect(),
+            leaves: (0..leaves).map(|_| empty_leaf()).collect(),
+            backends: (0..backends).map(|_| empty_backend()).collect(),
+            random: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
+        }
+    }
+
+    /// One service, id 0, whose backend i stands at position i with so many
+    /// slots as `granted[i]` says.
+    pub fn one_service(granted: &[u32]) -> Self {
+        let plain = Self::new(
+            1,
+            granted.len().div_ceil(LEAF_POSITIONS).max(1),
+            granted.len(),
+        );
+        let service = &plain.services[0];
+        service.flags.store(SERVICE_PRESENT, Ordering::Relaxed);
+        service
+            .positions
+            .store(granted.len() as u32, Ordering::Relaxed);
+        service
+            .backends
+            .store(granted.len() as u32, Ordering::Relaxed);
+        service.cursor.store(u32::MAX, Ordering::Relaxed);
+        for (position, slots) in granted.iter().enumerate() {
+            let (number, place) = (position / LEAF_POSITIONS, position % LEAF_POSITIONS);
+            service.leaves[number].store(number as u32 + 1, Ordering::Relaxed);
+            plain.leaves[number].backends[place].store(position as u32 + 1, Ordering::Relaxed);
+            let backend = &plain.backends[position];
+            backend.granted.store(*slots, Ordering::Relaxed);
+            backend.memberships[0].store(Membership::new(0, position as u32).0, Ordering::Relaxed);
+            plain.refresh(position as u32);
+        }
+        plain
+    }
+}
+
+impl Tables for Plain {
+    fn service(&self, id: u32) -> Option<&Service> {
+        self.services.get(id as usize)
+    }
+
+    fn leaf(&self, id: u32) -> Option<&Leaf> {
+        self.leaves.get(id as usize)
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.backends.get(id as usize)
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood; OOPSLA 2014): the same sequence every time.
+    fn random(&self) -> u32 {
+        let mut z = self
+            .random
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 32) as u32
+    }
+}
+
+fn zero() -> AtomicU32 {
+    AtomicU32::new(0)
+}
+
+fn zeros<const N: usize>() -> [AtomicU32; N] {
+    std::array::from_fn(|_| zero())
+}
+
+fn empty_service() -> Service {
+    Service {
+        flags: zero(),
+        strategy: zero(),
+        admission: zero(),
+        positions: zero(),
+        backends: zero(),
+        cursor: zero(),
+        waiters: zero(),
+        generation: zero(),
+        summary: IndexWords::default(),
+        settings: zeros(),
+        leaves: zeros::<SERVICE_LEAVES>(),
+    }
+}
+
+fn empty_leaf() -> Leaf {
+    Leaf {
+        index: IndexWords::default(),
+        backends: zeros::<LEAF_POSITIONS>(),
+    }
+}
+
+fn empty_backend() -> Backend {
+    Backend {
+        inflight: AtomicU64::new(0),
+        granted: zero(),
+        state: zero(),
+        generation: zero(),
+        weight: zero(),
+        address: zeros(),
+        port: zero(),
+        failures: zero(),
+        ejected_until_ns: AtomicU64::new(0),
+        response_time_ns: AtomicU64::new(0),
+        response_time_at_ns: AtomicU64::new(0),
+        steered: AtomicU64::new(0),
+        location: zeros(),
+        memberships: std::array::from_fn(|_| AtomicU64::new(0)),
+    }
+}

@@ -1,0 +1,9 @@
+//! The Idlefirst agent: from a source of services to eBPF maps, and back to
+//! whoever wants to look. See ARCHITECTURE.md for the path of data.
+
+pub mod config;
+pub mod kernel;
+pub mod model;
+pub mod reconcile;
+pub mod source;
+pub mod state;

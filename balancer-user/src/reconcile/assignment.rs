@@ -1,0 +1,186 @@
+//! What stands in the maps, under which numbers: the planner's memory, and the
+//! dictionary by which everyone else finds names for the kernel's ids.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use balancer_common::{
+    maps::{MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_LEAVES, MAX_SERVICES},
+    service::Membership,
+};
+
+use super::ids::{GRACE, Pool};
+use crate::model::ServiceName;
+
+/// `granted` of a backend without a limit.
+pub const UNLIMITED: u32 = u32::MAX;
+
+/// Everything that has a number. Written by the planner only.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    pub(super) services: BTreeMap<ServiceName, AssignedService>,
+    pub(super) backends: BTreeMap<SocketAddr, AssignedBackend>,
+    /// Backends that left their last service, by the address they had.
+    pub(super) retired: BTreeMap<SocketAddr, Vec<Retired>>,
+    /// Which service each frontend leads to.
+    pub(super) frontends: BTreeMap<SocketAddr, u32>,
+    pub(super) service_ids: Pool,
+    pub(super) backend_ids: Pool,
+    pub(super) leaf_ids: Pool,
+    pub(super) last_generation: u32,
+}
+
+/// A service in the maps.
+#[derive(Clone, Debug)]
+pub struct AssignedService {
+    /// Its id.
+    pub id: u32,
+    /// The frontends that it asked for.
+    pub frontends: BTreeSet<SocketAddr>,
+    /// Its backends and the positions where they stand.
+    pub members: BTreeMap<SocketAddr, u32>,
+    pub(super) positions: Pool,
+    /// Leaf ids by number.
+    pub(super) leaves: BTreeMap<u32, u32>,
+}
+
+/// A backend in the maps.
+#[derive(Clone, Debug)]
+pub struct AssignedBackend {
+    /// Its id.
+    pub id: u32,
+    /// How many slots may be handed out now; [`UNLIMITED`] if there is no limit.
+    pub granted: u32,
+    /// Its weight.
+    pub weight: u32,
+    /// The limit that each of its services asks for; 0: none.
+    pub(super) limits: BTreeMap<ServiceName, u32>,
+    /// In the order in which they stand in the record.
+    pub(super) memberships: Vec<Membership>,
+}
+
+/// A backend that is in no service any more, but whose slots may still be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// Its id.
+    pub id: u32,
+    /// Since when.
+    pub since: Instant,
+}
+
+impl Assignment {
+    /// Nothing assigned.
+    pub fn new() -> Self {
+        Self {
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            service_ids: Pool::new(MAX_SERVICES),
+            backend_ids: Pool::new(MAX_BACKENDS),
+            leaf_ids: Pool::new(MAX_LEAVES),
+            last_generation: 0,
+        }
+    }
+
+    /// The service of this name.
+    pub fn service(&self, name: &ServiceName) -> Option<&AssignedService> {
+        self.services.get(name)
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &AssignedService)> {
+        self.services.iter()
+    }
+
+    /// The backend at this address.
+    pub fn backend(&self, address: &SocketAddr) -> Option<&AssignedBackend> {
+        self.backends.get(address)
+    }
+
+    /// All backends.
+    pub fn backends(&self) -> impl Iterator<Item = (&SocketAddr, &AssignedBackend)> {
+        self.backends.iter()
+    }
+
+    /// Backends that are on their way out.
+    pub fn retired(&self) -> impl Iterator<Item = (&SocketAddr, &Retired)> {
+        self.retired
+            .iter()
+            .flat_map(|(address, all)| all.iter().map(move |one| (address, one)))
+    }
+
+    /// Ids of all services are below this.
+    pub fn service_high_water(&self) -> u32 {
+        self.service_ids.high_water()
+    }
+
+    /// Ids of all backends are below this.
+    pub fn backend_high_water(&self) -> u32 {
+        self.backend_ids.high_water()
+    }
+
+    /// Ids of all leaves are below this.
+    pub fn leaf_high_water(&self) -> u32 {
+        self.leaf_ids.high_water()
+    }
+
+    /// Slots that the backend at `address` may hand out: its limit, less what
+    /// connections to an earlier backend at the same address still hold. The
+    /// pod behind the address may be the same, and must not see more than its
+    /// limit. Right after a retirement a program may still be about to take a
+    /// slot, so the earlier one counts as full for the grace time.
+    pub(super) fn granted(
+        &self,
+        address: &SocketAddr,
+        now: Instant,
+        held: &impl Fn(u32) -> u64,
+    ) -> u32 {
+        let Some(backend) = self.backends.get(address) else {
+            return 0;
+        };
+        let Some(limit) = backend
+            .limits
+            .values()
+            .copied()
+            .filter(|limit| *limit != 0)
+            .min()
+        else {
+            return UNLIMITED;
+        };
+        let still_held = self
+            .retired
+            .get(address)
+            .into_iter()
+            .flatten()
+            .map(|retired| {
+                if now.duration_since(retired.since) < GRACE {
+                    u64::from(limit)
+                } else {
+                    held(retired.id)
+                }
+            });
+        u32::try_from(u64::from(limit).saturating_sub(still_held.sum())).unwrap_or(limit)
+    }
+}
+
+impl Default for Assignment {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl AssignedService {
+    pub(super) fn new(id: u32) -> Self {
+        Self {
+            id,
+            frontends: BTreeSet::new(),
+            members: BTreeMap::new(),
+            positions: Pool::new(MAX_BACKENDS_PER_SERVICE as u32),
+            leaves: BTreeMap::new(),
+        }
+    }
+}

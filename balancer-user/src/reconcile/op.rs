@@ -1,0 +1,301 @@
+//! The smallest changes to the maps, and how each is made.
+//!
+//! Every operation is idempotent and safe under running programs: records are
+//! complete before anything refers to them, and referred to by nothing before
+//! they go.
+
+use std::net::SocketAddr;
+
+use balancer_common::{
+    address::{Address, FrontendKey, Port},
+    atomic::{load, load32, store, store32},
+    index,
+    maps::MAX_MEMBERSHIPS,
+    service::{LEAF_POSITIONS, Membership, NONE, SERVICE_PRESENT, STATE_RETIRED, Strategy, Tables},
+};
+
+use crate::kernel::{Kernel, KernelError};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Makes a record for a backend that nothing refers to yet.
+    InitBackend {
+        id: u32,
+        generation: u32,
+        address: SocketAddr,
+        weight: u32,
+        granted: u32,
+    },
+    /// Changes how many slots may be handed out.
+    SetGranted { id: u32, granted: u32 },
+    /// Changes the share in weighted strategies.
+    SetWeight { id: u32, weight: u32 },
+    /// Makes a record for a service that nothing refers to yet.
+    InitService { id: u32, strategy: Strategy },
+    /// Gives a service 64 more positions.
+    AddLeaf {
+        service: u32,
+        number: u32,
+        leaf: u32,
+    },
+    /// Says how many backends a service has and which positions they can be at.
+    SetSize {
+        service: u32,
+        backends: u32,
+        positions: u32,
+    },
+    /// Puts a backend at a position; `memberships` are all its positions then.
+    AddMember {
+        service: u32,
+        position: u32,
+        backend: u32,
+        memberships: Vec<Membership>,
+    },
+    /// Takes a backend from a position; `memberships` are those that are left.
+    RemoveMember {
+        service: u32,
+        position: u32,
+        backend: u32,
+        memberships: Vec<Membership>,
+    },
+    /// Lets a frontend lead to a service.
+    PutFrontend { frontend: SocketAddr, service: u32 },
+    /// Stops steering a frontend.
+    RemoveFrontend { frontend: SocketAddr },
+    /// Takes a backend that is in no service any more out of use. Its record
+    /// stays until its slots are back.
+    RetireBackend { id: u32 },
+    /// Ends a service that no frontend leads to any more.
+    RetireService { id: u32 },
+}
+
+/// What operations are applied to: the kernel, or plain memory in tests.
+pub trait Target {
+    /// The shared records.
+    type Tables: Tables;
+    /// Those records.
+    fn tables(&self) -> &Self::Tables;
+    /// See [`Kernel::put_frontend`].
+    fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError>;
+    /// See [`Kernel::remove_frontend`].
+    fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError>;
+    /// See [`Kernel::reset_counters`].
+    fn reset_counters(&self, service: u32) -> Result<(), KernelError>;
+}
+
+impl Target for Kernel {
+    type Tables = crate::kernel::Memory;
+
+    fn tables(&self) -> &Self::Tables {
+        self.memory()
+    }
+
+    fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError> {
+        Self::put_frontend(self, frontend, service)
+    }
+
+    fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError> {
+        Self::remove_frontend(self, frontend)
+    }
+
+    fn reset_counters(&self, service: u32) -> Result<(), KernelError> {
+        Self::reset_counters(self, service)
+    }
+}
+
+impl Op {
+    /// Makes the change.
+    ///
+    /// # Errors
+    /// Only system calls fail, and those can be tried again; memory cannot.
+    pub fn apply<T: Target>(&self, target: &T) -> Result<(), KernelError> {
+        let tables = target.tables();
+        match self {
+            Self::InitBackend {
+                id,
+                generation,
+                address,
+                weight,
+                granted,
+            } => {
+                init_backend(tables, *id, *generation, *address, *weight, *granted);
+            }
+            Self::SetGranted { id, granted } => {
+                if let Some(backend) = tables.backend(*id) {
+                    store32(&backend.granted, *granted);
+                    index::refresh(tables, *id);
+                }
+            }
+            Self::SetWeight { id, weight } => {
+                if let Some(backend) = tables.backend(*id) {
+                    store32(&backend.weight, *weight);
+                }
+            }
+            Self::InitService { id, strategy } => {
+                target.reset_counters(*id)?;
+                init_service(tables, *id, *strategy);
+            }
+            Self::AddLeaf {
+                service,
+                number,
+                leaf,
+            } => add_leaf(tables, *service, *number, *leaf),
+            Self::SetSize {
+                service,
+                backends,
+                positions,
+            } => {
+                if let Some(service) = tables.service(*service) {
+                    store32(&service.backends, *backends);
+                    store32(&service.positions, *positions);
+                    store32(
+                        &service.generation,
+                        load32(&service.generation).wrapping_add(1),
+                    );
+                }
+            }
+            Self::AddMember {
+                service,
+                position,
+                backend,
+                memberships,
+            } => {
+                put_at(tables, *service, *position, *backend + 1);
+                set_memberships(tables, *backend, memberships);
+                index::refresh(tables, *backend);
+            }
+            Self::RemoveMember {
+                service,
+                position,
+                backend,
+                memberships,
+            } => {
+                set_memberships(tables, *backend, memberships);
+                put_at(tables, *service, *position, NONE);
+                if let Some(service) = tables.service(*service) {
+                    index::clear(tables, service, *position);
+                }
+            }
+            Self::PutFrontend { frontend, service } => {
+                target.put_frontend(FrontendKey::from(*frontend), *service)?;
+            }
+            Self::RemoveFrontend { frontend } => {
+                target.remove_frontend(FrontendKey::from(*frontend))?
+            }
+            Self::RetireBackend { id } => {
+                if let Some(backend) = tables.backend(*id) {
+                    store32(&backend.state, STATE_RETIRED);
+                    store32(&backend.granted, 0);
+                }
+            }
+            Self::RetireService { id } => {
+                if let Some(service) = tables.service(*id) {
+                    store32(&service.flags, 0);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn init_backend<T: Tables>(
+    tables: &T,
+    id: u32,
+    generation: u32,
+    address: SocketAddr,
+    weight: u32,
+    granted: u32,
+) {
+    let Some(backend) = tables.backend(id) else {
+        return;
+    };
+    let words = Address::from(address.ip()).0;
+    for (cell, word) in backend.address.iter().zip(words) {
+        store32(cell, word);
+    }
+    store32(&backend.port, u32::from(Port::from(address.port()).0));
+    store32(&backend.weight, weight);
+    store32(&backend.failures, 0);
+    for word in [
+        &backend.ejected_until_ns,
+        &backend.response_time_ns,
+        &backend.response_time_at_ns,
+        &backend.steered,
+    ] {
+        store(word, 0);
+    }
+    set_memberships(tables, id, &[]);
+    // The slot word is not touched: it is 0, or the id would not be free.
+    store32(&backend.generation, generation);
+    store32(&backend.granted, granted);
+    store32(&backend.state, 0);
+}
+
+fn init_service<T: Tables>(tables: &T, id: u32, strategy: Strategy) {
+    let Some(service) = tables.service(id) else {
+        return;
+    };
+    for leaf in &service.leaves {
+        store32(leaf, NONE);
+    }
+    for cell in &service.settings {
+        store32(cell, 0);
+    }
+    store(&service.summary.idle, 0);
+    store(&service.summary.available, 0);
+    for cell in [
+        &service.positions,
+        &service.backends,
+        &service.cursor,
+        &service.waiters,
+        &service.admission,
+    ] {
+        store32(cell, 0);
+    }
+    // The first pick is then position 0.
+    store32(&service.cursor, u32::MAX);
+    store32(&service.strategy, strategy as u32);
+    store32(&service.flags, SERVICE_PRESENT);
+}
+
+fn add_leaf<T: Tables>(tables: &T, service: u32, number: u32, leaf_id: u32) {
+    let (Some(service), Some(leaf)) = (tables.service(service), tables.leaf(leaf_id)) else {
+        return;
+    };
+    store(&leaf.index.idle, 0);
+    store(&leaf.index.available, 0);
+    for cell in &leaf.backends {
+        store32(cell, NONE);
+    }
+    if let Some(cell) = service.leaves.get(number as usize) {
+        store32(cell, leaf_id + 1);
+    }
+}
+
+/// Writes what stands at a position: a backend's id plus one, or [`NONE`].
+fn put_at<T: Tables>(tables: &T, service: u32, position: u32, id_plus_one: u32) {
+    let leaf = tables
+        .service(service)
+        .and_then(|service| service.leaf(position));
+    if let Some(leaf) = leaf.and_then(|id| tables.leaf(id)) {
+        store32(
+            &leaf.backends[position as usize % LEAF_POSITIONS],
+            id_plus_one,
+        );
+    }
+}
+
+/// Writes the list from the front, so that a program reading along sees every
+/// membership that stays at least once.
+fn set_memberships<T: Tables>(tables: &T, backend: u32, memberships: &[Membership]) {
+    let Some(backend) = tables.backend(backend) else {
+        return;
+    };
+    for place in 0..MAX_MEMBERSHIPS {
+        let word = memberships.get(place).map_or(0, |membership| membership.0);
+        if load(&backend.memberships[place]) != word {
+            store(&backend.memberships[place], word);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! From what is wanted and what stands in the maps to the operations between.
+//!
+//! Pure: no I/O, and the time is an argument. The order is such that after any
+//! prefix of the plan every frontend leads to a service with its backends, old
+//! or new: first what is added, then the frontends, then what is removed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use balancer_common::{
+    maps::MAX_MEMBERSHIPS,
+    service::{LEAF_POSITIONS, Membership, Strategy},
+};
+
+use super::{
+    assignment::{AssignedBackend, AssignedService, Assignment, Retired},
+    ids::GRACE,
+    op::Op,
+};
+use crate::model::{self, Service, ServiceName};
+
+/// A service as it should be; `None`: gone.
+pub type Change<'a> = (&'a ServiceName, Option<&'a Service>);
+
+/// Why a part of the wanted state has to wait. It is planned again later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Postponed {
+    /// Every service id is in use or resting.
+    #[error("service {0} waits: all service ids are in use")]
+    ServiceIds(ServiceName),
+    /// Every backend id is in use, or its slots are not all back yet.
+    #[error(
+        "backend {1} of service {0} waits: all backend ids are in use or still hold connections"
+    )]
+    BackendIds(ServiceName, SocketAddr),
+    /// Every leaf is in use or resting.
+    #[error("backend {1} of service {0} waits: all leaves are in use")]
+    LeafIds(ServiceName, SocketAddr),
+    /// Every position of the service, or every membership of the backend, is.
+    #[error("backend {1} of service {0} waits: it has no position left")]
+    Positions(ServiceName, SocketAddr),
+}
+
+impl Postponed {
+    /// The service that has to be planned again.
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            Self::ServiceIds(name)
+            | Self::BackendIds(name, _)
+            | Self::LeafIds(name, _)
+            | Self::Positions(name, _) => name,
+        }
+    }
+}
+
+/// Plans changes of services. `held` tells how many slots are taken on a
+/// backend id.
+pub fn plan(
+    assignment: &mut Assignment,
+    changes: &[Change<'_>],
+    now: Instant,
+    held: &impl Fn(u32) -> u64,
+) -> (Vec<Op>, Vec<Postponed>) {
+    let mut planner = Planner {
+        assignment,
+        now,
+        held,
+        ops: Vec::new(),
+        postponed: Vec::new(),
+    };
+    for (name, service) in changes {
+        if let Some(service) = service {
+            planner.note_limits(name, service);
+        }
+    }
+    for (name, service) in changes {
+        if let Some(service) = service {
+            planner.add(name, service);
+        }
+    }
+    for (name, service) in changes {
+        planner.remove(name, *service);
+    }
+    for (name, service) in changes {
+        if let Some(service) = service {
+            planner.add_members(name, service);
+        }
+    }
+    let touched: BTreeSet<_> = changes
+        .iter()
+        .flat_map(|(_, service)| service.iter().flat_map(|s| &s.backends))
+        .collect();
+    planner.grant(touched.into_iter().map(|backend| backend.address));
+    (planner.ops, planner.postponed)
+}
+
+/// Frees the ids of retired backends whose slots are all back, and grants those
+/// slots to their successors.
+pub fn settle(assignment: &mut Assignment, now: Instant, held: &impl Fn(u32) -> u64) -> Vec<Op> {
+    let addresses: Vec<_> = assignment.retired.keys().copied().collect();
+    let mut free = Vec::new();
+    assignment.retired.retain(|_, all| {
+        all.retain(|retired| {
+            let done = now.duration_since(retired.since) >= GRACE && held(retired.id) == 0;
+            if done {
+                free.push(retired.id);
+            }
+            !done
+        });
+        !all.is_empty()
+    });
+    for id in free {
+        assignment.backend_ids.free(id, now);
+    }
+    let mut planner = Planner {
+        assignment,
+        now,
+        held,
+        ops: Vec::new(),
+        postponed: Vec::new(),
+    };
+    planner.grant(addresses.into_iter());
+    planner.ops
+}
+
+struct Planner<'a, H> {
+    assignment: &'a mut Assignment,
+    now: Instant,
+    held: &'a H,
+    ops: Vec<Op>,
+    postponed: Vec<Postponed>,
+}
+
+impl<H: Fn(u32) -> u64> Planner<'_, H> {
+    /// Makes a record for every new backend, with the limits of all services
+    /// that change, and tightens the limits of known ones.
+    fn note_limits(&mut self, name: &ServiceName, service: &Service) {
+        let limit = service.max_inflight.value;
+        for backend in &service.backends {
+            match self.assignment.backends.get_mut(&backend.address) {
+                Some(assigned) => {
+                    assigned.limits.insert(name.clone(), limit);
+                }
+                None => self.init_backend(name, backend, limit),
+            }
+        }
+        self.grant(service.backends.iter().map(|backend| backend.address));
+    }
+
+    fn init_backend(&mut self, name: &ServiceName, backend: &model::Backend, limit: u32) {
+        let Some(id) = self.assignment.backend_ids.take(self.now) else {
+            self.postponed
+                .push(Postponed::BackendIds(name.clone(), backend.address));
+            return;
+        };
+        self.assignment.last_generation += 1;
+        let assigned = AssignedBackend {
+            id,
+            granted: 0,
+            weight: backend.weight,
+            limits: BTreeMap::from([(name.clone(), limit)]),
+            memberships: Vec::new(),
+        };
+        self.assignment.backends.insert(backend.address, assigned);
+        self.ops.push(Op::InitBackend {
+            id,
+            generation: self.assignment.last_generation,
+            address: backend.address,
+            weight: backend.weight,
+            granted: 0,
+        });
+    }
+
+    /// Brings `granted` of these backends up to date.
+    fn grant(&mut self, addresses: impl Iterator<Item = SocketAddr>) {
+        for address in addresses {
+            let granted = self.assignment.granted(&address, self.now, self.held);
+            if let Some(assigned) = self.assignment.backends.get_mut(&address)
+                && assigned.granted != granted
+            {
+                assigned.granted = granted;
+                self.ops.push(Op::SetGranted {
+                    id: assigned.id,
+                    granted,
+                });
+            }
+        }
+    }
+
+    /// Adds what is new, and points the frontends to it.
+    fn add(&mut self, name: &ServiceName, service: &Service) {
+        if !self.assignment.services.contains_key(name) {
+            let Some(id) = self.assignment.service_ids.take(self.now) else {
+                self.postponed.push(Postponed::ServiceIds(name.clone()));
+                return;
+            };
+            self.assignment
+                .services
+                .insert(name.clone(), AssignedService::new(id));
+            self.ops.push(Op::InitService {
+                id,
+                strategy: Strategy::IdleFirst,
+            });
+        }
+        self.add_members(name, service);
+        let Some(assigned) = self.assignment.services.get_mut(name) else {
+            return;
+        };
+        for frontend in &service.frontends {
+            assigned.frontends.insert(*frontend);
+            if self.assignment.frontends.insert(*frontend, assigned.id) != Some(assigned.id) {
+                self.ops.push(Op::PutFrontend {
+                    frontend: *frontend,
+                    service: assigned.id,
+                });
+            }
+        }
+    }
+
+    /// Adds the members that are missing, as far as there is room.
+    fn add_members(&mut self, name: &ServiceName, service: &Service) {
+        let missing: Vec<_> = match self.assignment.services.get(name) {
+            Some(assigned) => service
+                .backends
+                .iter()
+                .filter(|backend| !assigned.members.contains_key(&backend.address))
+                .collect(),
+            None => return,
+        };
+        self.postponed.retain(|postponed| {
+            !matches!(postponed, Postponed::Positions(service, _) | Postponed::LeafIds(service, _) if service == name)
+        });
+        let added = !missing.is_empty();
+        for backend in missing {
+            if let Err(postponed) = self.add_member(name, backend.address, false) {
+                self.postponed.push(postponed);
+            }
+        }
+        for backend in &service.backends {
+            self.set_weight(backend);
+        }
+        if added {
+            self.set_size(name);
+        }
+    }
+
+    fn add_member(
+        &mut self,
+        name: &ServiceName,
+        address: SocketAddr,
+        at_once: bool,
+    ) -> Result<(), Postponed> {
+        let no_position = || Postponed::Positions(name.clone(), address);
+        let assigned = self
+            .assignment
+            .services
+            .get_mut(name)
+            .ok_or_else(no_position)?;
+        // Without an id it has been postponed already.
+        let Some(backend) = self.assignment.backends.get_mut(&address) else {
+            return Ok(());
+        };
+        if backend.memberships.len() == MAX_MEMBERSHIPS {
+            return Err(no_position());
+        }
+        let position = match at_once {
+            true => assigned.positions.take_at_once(self.now),
+            false => assigned.positions.take(self.now),
+        };
+        let position = position.ok_or_else(no_position)?;
+        let number = position / LEAF_POSITIONS as u32;
+        if let std::collections::btree_map::Entry::Vacant(leaf) = assigned.leaves.entry(number) {
+            let Some(id) = self.assignment.leaf_ids.take(self.now) else {
+                assigned.positions.free(position, self.now);
+                return Err(Postponed::LeafIds(name.clone(), address));
+            };
+            leaf.insert(id);
+            self.ops.push(Op::AddLeaf {
+                service: assigned.id,
+                number,
+                leaf: id,
+            });
+        }
+        assigned.members.insert(address, position);
+        backend
+            .memberships
+            .push(Membership::new(assigned.id, position));
+        self.ops.push(Op::AddMember {
+            service: assigned.id,
+            position,
+            backend: backend.id,
+            memberships: backend.memberships.clone(),
+        });
+        Ok(())
+    }
+
+    fn set_weight(&mut self, wanted: &model::Backend) {
+        if let Some(backend) = self.assignment.backends.get_mut(&wanted.address)
+            && backend.weight != wanted.weight
+        {
+            backend.weight = wanted.weight;
+            self.ops.push(Op::SetWeight {
+                id: backend.id,
+                weight: wanted.weight,
+            });
+        }
+    }
+
+    fn set_size(&mut self, name: &ServiceName) {
+        if let Some(assigned) = self.assignment.services.get(name) {
+            self.ops.push(Op::SetSize {
+                service: assigned.id,
+                backends: assigned.members.len() as u32,
+                positions: assigned.positions.high_water(),
+            });
+        }
+    }
+
+    /// Removes what is not wanted any more.
+    fn remove(&mut self, name: &ServiceName, wanted: Option<&Service>) {
+        let Some(assigned) = self.assignment.services.get_mut(name) else {
+            return;
+        };
+        let keep: BTreeSet<_> = wanted
+            .map(|s| s.frontends.iter().copied().collect())
+            .unwrap_or_default();
+        for frontend in std::mem::take(&mut assigned.frontends) {
+            if keep.contains(&frontend) {
+                assigned.frontends.insert(frontend);
+            } else if self.assignment.frontends.get(&frontend) == Some(&assigned.id) {
+                self.assignment.frontends.remove(&frontend);
+                self.ops.push(Op::RemoveFrontend { frontend });
+            }
+        }
+        let keep: BTreeSet<_> = wanted
+            .map(|s| s.backends.iter().map(|backend| backend.address).collect())
+            .unwrap_or_default();
+        let unwanted: Vec<_> = assigned
+            .members
+            .keys()
+            .copied()
+            .filter(|address| !keep.contains(address))
+            .collect();
+        // A service that is full gives up one position at a time to those that
+        // wait for one, so that it is never without backends.
+        let mut waiting: Vec<_> = keep
+            .into_iter()
+            .filter(|address| !assigned.members.contains_key(address))
+            .collect();
+        let removed = !unwanted.is_empty();
+        for address in unwanted {
+            self.remove_member(name, address);
+            if let Some(next) = waiting.pop() {
+                // What finds no position now is planned once more after all removals.
+                let _ = self.add_member(name, next, true);
+            }
+        }
+        if removed {
+            self.set_size(name);
+        }
+        if wanted.is_none() {
+            self.retire_service(name);
+        }
+    }
+
+    fn remove_member(&mut self, name: &ServiceName, address: SocketAddr) {
+        let (Some(assigned), Some(backend)) = (
+            self.assignment.services.get_mut(name),
+            self.assignment.backends.get_mut(&address),
+        ) else {
+            return;
+        };
+        let Some(position) = assigned.members.remove(&address) else {
+            return;
+        };
+        assigned.positions.free(position, self.now);
+        let membership = Membership::new(assigned.id, position);
+        if let Some(place) = backend
+            .memberships
+            .iter()
+            .position(|one| *one == membership)
+        {
+            backend.memberships.swap_remove(place);
+        }
+        backend.limits.remove(name);
+        self.ops.push(Op::RemoveMember {
+            service: assigned.id,
+            position,
+            backend: backend.id,
+            memberships: backend.memberships.clone(),
+        });
+        if backend.limits.is_empty() {
+            self.retire_backend(address);
+        } else {
+            self.grant(std::iter::once(address));
+        }
+    }
+
+    fn retire_backend(&mut self, address: SocketAddr) {
+        if let Some(backend) = self.assignment.backends.remove(&address) {
+            self.ops.push(Op::RetireBackend { id: backend.id });
+            let retired = Retired {
+                id: backend.id,
+                since: self.now,
+            };
+            self.assignment
+                .retired
+                .entry(address)
+                .or_default()
+                .push(retired);
+        }
+    }
+
+    fn retire_service(&mut self, name: &ServiceName) {
+        if let Some(assigned) = self.assignment.services.remove(name) {
+            self.ops.push(Op::RetireService { id: assigned.id });
+            self.assignment.service_ids.free(assigned.id, self.now);
+            for leaf in assigned.leaves.into_values() {
+                self.assignment.leaf_ids.free(leaf, self.now);
+            }
+        }
+    }
+}

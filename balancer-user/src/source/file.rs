@@ -1,0 +1,95 @@
+//! `source: file`: the configuration file, read again whenever it changes.
+//!
+//! The file is looked at every [`INTERVAL`] rather than subscribed to: an editor
+//! that replaces it, a ConfigMap whose link is switched and a file system
+//! without notifications then all look the same. It is read once it has been
+//! still for one interval, so that a half-written file is not taken for a bad one.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    config::{Config, ConfigError, Overrides, process_environment},
+    state::State,
+};
+
+/// How often the file is looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Follows `path` until cancelled. `fingerprint` is that of the version in force.
+pub async fn follow(
+    path: PathBuf,
+    overrides: Overrides,
+    state: std::sync::Arc<State>,
+    in_force: Fingerprint,
+) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut read = in_force;
+    let mut seen = read.clone();
+    loop {
+        ticks.tick().await;
+        let now = Fingerprint::of(&path);
+        if now == read || now != seen {
+            seen = now;
+            continue;
+        }
+        read = now;
+        reload(&path, &overrides, &state).await;
+    }
+}
+
+async fn reload(path: &Path, overrides: &Overrides, state: &State) {
+    let owned = path.to_owned();
+    let loaded =
+        tokio::task::spawn_blocking(move || Config::load(&owned, &process_environment)).await;
+    match loaded {
+        Ok(Ok(mut loaded)) => {
+            loaded.config = loaded.config.with_overrides(overrides);
+            for warning in loaded.warning_lines() {
+                tracing::warn!("{warning}");
+            }
+            tracing::info!(file = %path.display(), "configuration changed");
+            state.accept(loaded);
+        }
+        Ok(Err(error)) => report(path, state, &error),
+        Err(panic) => {
+            tracing::error!(%panic, "reading the configuration failed; what is in force stays")
+        }
+    }
+}
+
+fn report(path: &Path, state: &State, error: &ConfigError) {
+    tracing::error!(file = %path.display(), "the changed configuration is not used; what is in force stays:\n{error}");
+    state.reject(error);
+}
+
+/// What tells one version of a file from another without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(Result<[i64; 6], io::ErrorKind>);
+
+impl Fingerprint {
+    /// That of the file as it is now.
+    pub fn of(path: &Path) -> Self {
+        Self(
+            fs::metadata(path)
+                .map_err(|error| error.kind())
+                .map(|file| {
+                    [
+                        file.dev() as i64,
+                        file.ino() as i64,
+                        file.size() as i64,
+                        file.mtime(),
+                        file.mtime_nsec(),
+                        file.ctime_nsec(),
+                    ]
+                }),
+        )
+    }
+}

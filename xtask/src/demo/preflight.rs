@@ -1,0 +1,103 @@
+//! What the demo needs before it begins: root, tools, the agent's program; and ways to stop it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use ebpf_build::{InstallPolicy, install_packages, is_root, which};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tests::residue;
+
+use crate::{
+    build_ebpf,
+    process::{cargo, progress, repository_root, run, target_directory},
+};
+
+/// Makes the machine ready and builds the agent. Gives its program.
+pub(super) fn prepare() -> Result<PathBuf> {
+    if !is_root() {
+        bail!(
+            "the demo needs root: it makes network namespaces and a cgroup, and loads eBPF programs\n\
+             what to do: run `sudo -E env \"PATH=$PATH\" cargo xtask demo`"
+        );
+    }
+    let system = ["/usr/sbin/ip", "/sbin/ip"];
+    if which("ip").is_none() && !system.iter().any(|ip| Path::new(ip).exists()) {
+        let why = "the demo makes its network with ip";
+        install_packages(
+            &["iproute2"],
+            why,
+            InstallPolicy::from_environment(),
+            &progress,
+        )?;
+    }
+    for thing in residue::sweep().context("cannot take away what an earlier run left")? {
+        progress(&format!("removed what an earlier run left: {thing}"));
+    }
+    raise_descriptor_limit()?;
+    build_agent()
+}
+
+fn build_agent() -> Result<PathBuf> {
+    let root = repository_root()?;
+    build_ebpf::build_own(&root)?;
+    let mut build = cargo(&root);
+    build.args([
+        "build",
+        "--release",
+        "-p",
+        "balancer-user",
+        "--bin",
+        "idlefirst",
+    ]);
+    run(&mut build, "read the compiler's message above")?;
+    let binary = target_directory(&root)?.join("release").join("idlefirst");
+    if !binary.exists() {
+        bail!(
+            "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
+            binary.display()
+        );
+    }
+    Ok(binary)
+}
+
+/// Many connections at once need many descriptors; most shells allow 1,024.
+pub(super) fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit on descriptors")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit on descriptors")
+}
+
+/// Whether the user wants it to stop.
+pub(super) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// From now on SIGINT and SIGTERM no longer end the process at once.
+    pub(super) fn listen() -> Result<Self> {
+        let flag = Arc::<AtomicBool>::default();
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&flag))
+                .context("cannot watch for signals")?;
+        }
+        Ok(Self(flag))
+    }
+
+    /// Whether one came.
+    pub(super) fn came(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Waits for one.
+    pub(super) fn wait(&self) {
+        while !self.came() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
