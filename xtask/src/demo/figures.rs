@@ -2,8 +2,8 @@
 
 use std::{fmt::Write, net::SocketAddr};
 
+use anyhow::{Context, Result};
 use serde::Serialize;
-use serde_json::{Value, json};
 use tests::function::Function;
 
 use super::client::Outcome;
@@ -67,11 +67,19 @@ impl Figures {
         }
     }
 
-    /// One object with both runs.
-    pub(super) fn json(&self, random: &Self) -> Value {
-        let mut object = json!(self);
-        object["random"] = json!(random);
-        object
+    /// One object with both runs, on one line.
+    pub(super) fn json(&self, random: &Self) -> Result<String> {
+        #[derive(Serialize)]
+        struct Both<'a> {
+            #[serde(flatten)]
+            balanced: &'a Figures,
+            random: &'a Figures,
+        }
+        let both = Both {
+            balanced: self,
+            random,
+        };
+        serde_json::to_string(&both).context("cannot write the figures as JSON")
     }
 
     /// Reasons to call a balanced run a failure.

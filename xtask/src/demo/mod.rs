@@ -20,7 +20,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use tests::agent::Agent;
+use tests::{agent::Agent, function::Function};
 
 use self::{
     arrivals::Load,
@@ -44,10 +44,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65535))]
     max_inflight: u32,
     /// Requests per second, over all clients
-    #[arg(long, default_value_t = 250.0, value_parser = |text: &str| positive(text, 20_000.0))]
+    #[arg(long, default_value_t = 250.0, allow_negative_numbers = true, value_parser = |text: &str| positive(text, 20_000.0))]
     rate: f64,
     /// Mean time that a request takes, in milliseconds
-    #[arg(long, default_value_t = 20.0, value_parser = |text: &str| positive(text, 60_000.0))]
+    #[arg(long, default_value_t = 20.0, allow_negative_numbers = true, value_parser = |text: &str| positive(text, 60_000.0))]
     work_ms: f64,
     /// Print one JSON object as the last line; the live view goes to standard error
     #[arg(long)]
@@ -90,20 +90,27 @@ enum Verdict {
 }
 
 fn show(options: &Options, binary: PathBuf, interrupt: &Interrupt) -> Result<Verdict> {
+    let count = options.backends;
     say(
         options,
-        format_args!(
-            "Starting {} function servers and the agent…",
-            options.backends
-        ),
+        format_args!("Starting {count} function servers and the agent…"),
     )?;
     let stage = Stage::set(options, binary)?;
     say(options, format_args!("{}", stage.picture()))?;
+    let verdict = perform_both(options, &stage, interrupt)?;
+    if options.keep && matches!(verdict, Verdict::Complete(_)) {
+        say(options, format_args!("{}", stage.how_to_look()))?;
+        interrupt.wait();
+    }
+    stage.strike()?;
+    Ok(verdict)
+}
 
-    let Some(balanced) = perform(options, &stage, Steering::Frontend(FRONTEND), interrupt)? else {
+fn perform_both(options: &Options, stage: &Stage, interrupt: &Interrupt) -> Result<Verdict> {
+    let Some(balanced) = perform(options, stage, Steering::Frontend(FRONTEND), interrupt)? else {
         return Ok(Verdict::Interrupted);
     };
-    let mut failures = Vec::new();
+    let mut failures = balanced.failures();
     match stage.settle() {
         Ok(()) => say(
             options,
@@ -111,28 +118,15 @@ fn show(options: &Options, binary: PathBuf, interrupt: &Interrupt) -> Result<Ver
         )?,
         Err(error) => failures.push(format!("{error:#}")),
     }
-    let pods = stage
-        .functions
-        .iter()
-        .map(|function| function.address())
-        .collect();
-    let Some(random) = perform(options, &stage, Steering::Random(pods), interrupt)? else {
+    let pods = stage.functions.iter().map(Function::address).collect();
+    let Some(random) = perform(options, stage, Steering::Random(pods), interrupt)? else {
         return Ok(Verdict::Interrupted);
     };
-
-    say(
-        options,
-        format_args!("{}", figures::side_by_side(&balanced, &random)),
-    )?;
+    let table = figures::side_by_side(&balanced, &random);
+    say(options, format_args!("{table}"))?;
     if options.json {
-        println!("{}", balanced.json(&random));
+        println!("{}", balanced.json(&random)?);
     }
-    failures.extend(balanced.failures());
-    if options.keep {
-        say(options, format_args!("{}", stage.how_to_look()))?;
-        interrupt.wait();
-    }
-    stage.strike()?;
     Ok(Verdict::Complete(failures))
 }
 
