@@ -86,12 +86,14 @@ mod half_word {
     unsafe impl Sync for AtomicU32 {}
 
     impl AtomicU32 {
+        /// Reads the cell.
         #[inline(always)]
         pub fn load(&self, _: Ordering) -> u32 {
             // SAFETY: the cell is valid and aligned.
             unsafe { self.0.get().read_volatile() }
         }
 
+        /// Writes the cell.
         #[inline(always)]
         pub fn store(&self, value: u32, _: Ordering) {
             // SAFETY: as in `load`.

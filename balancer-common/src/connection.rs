@@ -6,7 +6,7 @@ use crate::address::{Address, Port};
 
 /// Value of CONNECTIONS: the steering of one client socket.
 ///
-/// Written by the connect programs (all but `client`), by `sock_ops`
+/// All zero when new. Written by the connect programs (all but `client`), by `sock_ops`
 /// (`client`, `held`) and by `sock_release` (`held`). Freed by the kernel with
 /// the socket.
 #[repr(C)]

@@ -123,50 +123,31 @@ pub fn service_of(frontend: &FrontendKey) -> Option<u32> {
     unsafe { FRONTENDS.get(frontend).copied() }
 }
 
-/// The steering record of a socket, if it has one.
+/// The steering record of a socket; null if it has none.
+#[inline(always)]
+pub fn record(socket: *mut bpf_sock) -> *mut Connection {
+    if socket.is_null() {
+        return core::ptr::null_mut();
+    }
+    let map = (&raw const CONNECTIONS).cast_mut().cast();
+    // SAFETY: `socket` comes from the program's context.
+    unsafe { bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0).cast() }
+}
+
+/// The steering record of a socket, if it has one, to read.
 #[inline(always)]
 pub fn connection<'s>(socket: *mut bpf_sock) -> Option<&'s Connection> {
-    if socket.is_null() {
-        return None;
-    }
-    // SAFETY: `socket` comes from the program's context; the helper gives null
-    // or a record that lives as long as the socket, which outlives the program.
-    unsafe {
-        bpf_sk_storage_get(
-            (&raw const CONNECTIONS).cast_mut().cast(),
-            socket.cast(),
-            core::ptr::null_mut(),
-            0,
-        )
-        .cast::<Connection>()
-        .as_ref()
-    }
+    // SAFETY: null, or a record that lives as long as the socket, which outlives
+    // the program.
+    unsafe { record(socket).as_ref() }
 }
 
-/// Writes the client's address into a socket's record.
+/// The steering record of a connecting socket, made if it has none: all zero,
+/// holding nothing. Null when the kernel has no memory for it.
 #[inline(always)]
-pub fn with_connection_mut(socket: *mut bpf_sock, write: impl FnOnce(*mut Connection)) {
-    // SAFETY: as in `connection`.
-    let record = unsafe {
-        bpf_sk_storage_get(
-            (&raw const CONNECTIONS).cast_mut().cast(),
-            socket.cast(),
-            core::ptr::null_mut(),
-            0,
-        )
-        .cast::<Connection>()
-    };
-    if !record.is_null() {
-        write(record);
-    }
-}
-
-/// The steering record of a connecting socket, made if it has none. Null when
-/// the kernel has no memory for it.
-#[inline(always)]
-pub fn connection_or_new(ctx: &SockAddrContext, new: &mut Connection) -> *mut Connection {
+pub fn record_or_new(ctx: &SockAddrContext) -> *mut Connection {
     // SAFETY: the context's socket is valid while the program runs.
-    unsafe { CONNECTIONS.get_or_insert_ptr_mut(ctx, Some(new)) }
+    unsafe { CONNECTIONS.get_or_insert_ptr_mut(ctx, None) }
 }
 
 /// Counts one event of a service.

@@ -68,8 +68,9 @@ pub fn release(connection: &Connection) {
 /// The socket has its source address and is about to send its SYN.
 #[inline(always)]
 fn on_connect(ctx: &SockOpsContext) {
-    let socket = socket(ctx);
-    let Some(connection) = maps::connection(socket) else {
+    let record = maps::record(socket(ctx));
+    // SAFETY: null, or a record that lives as long as the socket.
+    let Some(connection) = (unsafe { record.as_ref() }) else {
         return;
     };
     if !goes_to(ctx.ops, connection) {
@@ -83,13 +84,11 @@ fn on_connect(ctx: &SockOpsContext) {
         maps::count_fault(Fault::NoCallbacks);
     }
     let (client, port) = local(ctx.ops);
-    maps::with_connection_mut(socket, |connection| {
-        // SAFETY: this socket's own record, under its lock.
-        unsafe {
-            (*connection).client = client;
-            (*connection).client_port = port;
-        }
-    });
+    // SAFETY: as above, and nobody else writes these fields.
+    unsafe {
+        (*record).client = client;
+        (*record).client_port = port;
+    }
 }
 
 /// The socket changes its state.

@@ -1,9 +1,15 @@
 //! The Idlefirst agent: from a source of services to eBPF maps, and back to
 //! whoever wants to look. See ARCHITECTURE.md for the path of data.
 
+pub mod admin;
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod kernel;
+pub mod metrics;
 pub mod model;
+pub mod occupancy;
 pub mod reconcile;
 pub mod source;
 pub mod state;
+pub mod telemetry;

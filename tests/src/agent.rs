@@ -70,7 +70,7 @@ pub struct Failed {
 struct Launch {
     binary: PathBuf,
     /// Its own handle, so that the caller's may go first.
-    netns_path: PathBuf,
+    netns: Netns,
     cgroup: PathBuf,
     pin_path: PathBuf,
     environment: Vec<(String, String)>,
@@ -121,7 +121,7 @@ impl<'a> AgentOptions<'a> {
         let dir = RunDir::new("agent")?;
         Ok(Launch {
             binary: self.binary.map_or_else(binary, Ok)?,
-            netns_path: self.netns.path(),
+            netns: self.netns.share()?,
             cgroup: self.cgroup.to_owned(),
             pin_path: self
                 .pin_path
@@ -335,7 +335,7 @@ impl Launch {
     }
 
     fn spawn(&self) -> Result<Process> {
-        let mut command = place::command_at(Some(&self.netns_path), None, &self.binary);
+        let mut command = place::command(Some(&self.netns), None, &self.binary);
         command.arg("agent").arg("--config").arg(self.config_path());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -47,6 +47,15 @@ impl Netns {
         Ok(Self { handle })
     }
 
+    /// Another handle to the same namespace.
+    pub fn share(&self) -> Result<Self> {
+        let handle = self
+            .handle
+            .try_clone()
+            .context("cannot duplicate a namespace's descriptor")?;
+        Ok(Self { handle })
+    }
+
     fn unshared() -> Result<Self> {
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context(

@@ -46,11 +46,6 @@ impl<'a> Place<'a> {
 /// A command that moves itself into a namespace and a cgroup, and is killed when the thread that
 /// started it ends. The pid that it is started with is the program's own: each step is an `exec`.
 pub fn command(netns: Option<&Netns>, cgroup: Option<&Path>, program: &Path) -> Command {
-    command_at(netns.map(Netns::path).as_deref(), cgroup, program)
-}
-
-/// [`command`] with a path to the namespace.
-pub(crate) fn command_at(netns: Option<&Path>, cgroup: Option<&Path>, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]);
     if let Some(cgroup) = cgroup {
@@ -61,7 +56,7 @@ pub(crate) fn command_at(netns: Option<&Path>, cgroup: Option<&Path>, program: &
     if let Some(netns) = netns {
         command
             .arg("nsenter")
-            .arg(format!("--net={}", netns.display()))
+            .arg(format!("--net={}", netns.path().display()))
             .arg("--");
     }
     command.arg(program);

@@ -3,9 +3,9 @@
 //!
 //! One test, alone in its process: it counts everything that the process has.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use tests::{
     cgroup::{self, Cgroup},
@@ -15,7 +15,10 @@ use tests::{
     residue::{Snapshot, Thing, sweep, things_of},
     run_dir::RunDir,
     topology::Topology,
+    wait::eventually,
 };
+
+const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn nothing_is_left_behind() -> Result<()> {
@@ -41,11 +44,14 @@ fn values_take_their_things_with_them() -> Result<()> {
         assert_eq!(cgroup::home()?, cgroup.path());
         drop(adopted);
 
-        let present = things_of(Owner::this())?;
-        assert!(
-            present.len() >= 4,
-            "a cgroup, a directory, a mount, a process: {present:?}"
-        );
+        eventually(SOON, || -> Result<()> {
+            let present = things_of(Owner::this())?;
+            ensure!(
+                present.len() >= 4,
+                "a cgroup, a directory, a mount, a process: {present:?}"
+            );
+            Ok(())
+        });
     }
     snapshot.assert_nothing_left();
     Ok(())
@@ -71,30 +77,31 @@ fn a_sweep_takes_what_the_dead_left_and_nothing_else() -> Result<()> {
         None::<&str>,
     )?;
     fs::create_dir(bpffs.join("pins"))?;
-    let mut orphan = Command::new("setsid");
-    orphan
-        .args(["sleep", "601"])
-        .env(OWNER_VARIABLE, owner.to_string());
-    let mut orphan = orphan.spawn()?;
+    // `env` takes over the mark that it gets from here.
+    let mut orphan = Command::new("env");
+    orphan.arg(format!("{OWNER_VARIABLE}={owner}"));
+    orphan.args(["sleep", "600"]);
+    let mut orphan = Process::start(orphan)?;
 
-    let left = things_of(owner)?;
-    assert_eq!(
-        left.len(),
-        4,
-        "a cgroup, a directory, a mount, a process: {left:?}"
-    );
+    let left = eventually(SOON, || -> Result<_> {
+        let left = things_of(owner)?;
+        ensure!(
+            left.len() == 4,
+            "a cgroup, a directory, a mount, a process: {left:?}"
+        );
+        Ok(left)
+    });
     sweep()?;
     assert_eq!(things_of(owner)?, left, "its owner is alive");
 
     doomed.kill()?;
-    // A zombie has no environment, so a killed orphan is no longer seen; this reaps it.
     let swept = sweep()?;
     assert!(
         left.iter().all(|thing| swept.contains(thing)),
         "{swept:?} has all of {left:?}"
     );
-    assert!(swept.contains(&Thing::Process(orphan.id())));
-    assert!(!orphan.wait()?.success());
+    assert!(swept.contains(&Thing::Process(orphan.pid())));
+    assert!(!orphan.wait(SOON)?.success());
     assert!(things_of(owner)?.is_empty());
     assert!(!cgroup.exists() && !dir.exists());
     Ok(())

@@ -100,7 +100,9 @@ pub(super) fn detach(ebpf: &mut Ebpf) {
             Ok(Program::SockOps(program)) => program.unload(),
             _ => Ok(()),
         };
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !matches!(error, ProgramError::NotLoaded)
+        {
             tracing::warn!(program = name, %error, "could not detach");
         }
     }

@@ -34,7 +34,19 @@ const FENCES: [Fence; 2] = [
 ];
 
 /// Where `unsafe` may stand: at the kernel's two sides, and in tests that need a system call.
-const UNSAFE_ALLOWED: [&str; 3] = ["balancer-user/src/kernel/", "balancer-ebpf/", "tests/"];
+const UNSAFE_ALLOWED: [&str; 4] = [
+    "balancer-common/src/atomic.rs",
+    "balancer-user/src/kernel/",
+    "balancer-ebpf/",
+    "tests/",
+];
+
+/// Calls that change which frontend leads where. A crude sign of writing configuration:
+/// records in shared memory are written by plain stores, which no token tells apart.
+const CONFIGURATION_WRITES: [&str; 2] = ["put_frontend", "remove_frontend"];
+
+/// Who may make them: the one that decides, and the one that carries it out.
+const WRITERS: [&str; 2] = ["balancer-user/src/reconcile/", "balancer-user/src/kernel/"];
 
 /// One broken rule.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,6 +63,7 @@ enum Rule {
         allowed: &'static [&'static str],
     },
     Unsafe,
+    WritesConfiguration,
     TooLong {
         lines: usize,
     },
@@ -70,6 +83,11 @@ impl fmt::Display for Violation {
                 f,
                 "unsafe outside of {}; move it there or do without",
                 UNSAFE_ALLOWED.join(", ")
+            ),
+            Rule::WritesConfiguration => write!(
+                f,
+                "writes a configuration map, which only {} may; change the desired state instead",
+                WRITERS.join(", ")
             ),
             Rule::TooLong { lines } => {
                 write!(
@@ -92,6 +110,7 @@ pub(super) fn violations(path: &Path, text: &str) -> Vec<Violation> {
     fenced(&path, &tokens)
         .into_iter()
         .chain(misplaced_unsafe(&path, &tokens))
+        .chain(written_configuration(&path, &tokens))
         .chain(too_long(text))
         .chain(no_header(text))
         .map(|(line, rule)| Violation {
@@ -157,6 +176,17 @@ fn misplaced_unsafe(path: &str, tokens: &[Token]) -> Vec<(usize, Rule)> {
         .iter()
         .filter(|token| token.text == "unsafe")
         .map(|token| (token.line, Rule::Unsafe))
+        .collect()
+}
+
+fn written_configuration(path: &str, tokens: &[Token]) -> Vec<(usize, Rule)> {
+    if !path.starts_with("balancer-user/src/") || begins_with_any(path, &WRITERS) {
+        return Vec::new();
+    }
+    tokens
+        .windows(2)
+        .filter(|pair| CONFIGURATION_WRITES.contains(&&*pair[0].text) && pair[1].text == "(")
+        .map(|pair| (pair[0].line, Rule::WritesConfiguration))
         .collect()
 }
 
@@ -254,6 +284,18 @@ mod tests {
             assert_eq!(broken(path, code), []);
         }
         assert_eq!(broken("xtask/src/test.rs", "#![forbid(unsafe_code)]"), []);
+    }
+
+    #[test]
+    fn only_reconcile_writes_configuration() {
+        let code = "fn f(k: &Kernel) { k.put_frontend(key, 1); }";
+        assert_eq!(
+            broken("balancer-user/src/agent.rs", code),
+            [(2, Rule::WritesConfiguration)]
+        );
+        for path in ["reconcile/op.rs", "kernel/load.rs"] {
+            assert_eq!(broken(&format!("balancer-user/src/{path}"), code), []);
+        }
     }
 
     #[test]

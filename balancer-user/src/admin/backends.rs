@@ -1,0 +1,124 @@
+//! `/v1/backends`: every backend in the kernel, and those that have left their services but still
+//! hold connections.
+
+use std::net::SocketAddr;
+
+use axum::{Json, extract::State};
+use balancer_common::{
+    atomic::{load, load32},
+    service::{Backend, Tables},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Context, Problem, problem::Refusal};
+use crate::{
+    model::DesiredState,
+    occupancy::{BackendState, Names, granted, memberships},
+    reconcile::Assignment,
+};
+
+/// A row of `/v1/backends`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct BackendRow {
+    /// `IP:PORT`.
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
+    /// `NAMESPACE/NAME` of each service that it serves; none if it only ends what it has.
+    pub services: Vec<String>,
+    /// What it is doing.
+    pub state: BackendState,
+    /// Slots taken.
+    pub inflight: u64,
+    /// How many slots this node may hand out now; null: no limit.
+    pub granted: Option<u32>,
+    /// The tightest limit of its services; 0: no limit.
+    pub max_inflight: u32,
+    /// Its share in weighted strategies.
+    pub weight: u32,
+    /// Moving average of its response time; null until it is measured.
+    pub response_time_us: Option<u64>,
+    /// Consecutive connect failures.
+    pub failures: u32,
+    /// Connects steered to it.
+    pub steered: u64,
+    /// The node that it runs on, if the source says.
+    pub node: Option<String>,
+    /// That node's zone, if the source says.
+    pub zone: Option<String>,
+}
+
+/// Every backend, by address.
+#[utoipa::path(
+    get, path = "/v1/backends", tag = "backends",
+    responses(
+        (status = 200, description = "The backends", body = Vec<BackendRow>),
+        (status = "default", response = Problem),
+    )
+)]
+pub(super) async fn list(State(context): State<Context>) -> Result<Json<Vec<BackendRow>>, Refusal> {
+    let rows = context.read(|context, snapshot| {
+        let assignment = context.progress.assignment();
+        Rows::new(context.kernel.memory(), &assignment, &snapshot.desired).all()
+    });
+    Ok(Json(rows.await?))
+}
+
+/// Makes rows out of records.
+pub(super) struct Rows<'a, T> {
+    tables: &'a T,
+    assignment: &'a Assignment,
+    desired: &'a DesiredState,
+    names: Names,
+}
+
+impl<'a, T: Tables> Rows<'a, T> {
+    pub(super) fn new(tables: &'a T, assignment: &'a Assignment, desired: &'a DesiredState) -> Self {
+        Self { tables, assignment, desired, names: Names::of(assignment) }
+    }
+
+    /// The row of a backend that is in a service.
+    pub(super) fn assigned(&self, address: SocketAddr) -> Option<BackendRow> {
+        let backend = self.assignment.backend(&address)?;
+        Some(self.row(address, self.tables.backend(backend.id)?))
+    }
+
+    fn all(&self) -> Vec<BackendRow> {
+        let assigned = self.assignment.backends().filter_map(|(address, _)| self.assigned(*address));
+        let leaving = self.assignment.retired().filter_map(|(address, retired)| {
+            let record = self.tables.backend(retired.id)?;
+            let mut row = self.row(*address, record);
+            // For a moment the record may be that of a backend still in place.
+            row.state = BackendState::Draining;
+            row.services.clear();
+            (row.inflight > 0).then_some(row)
+        });
+        let mut rows: Vec<_> = assigned.chain(leaving).collect();
+        rows.sort_by_key(|row| row.address);
+        rows
+    }
+
+    fn row(&self, address: SocketAddr, record: &Backend) -> BackendRow {
+        let services = memberships(record).filter_map(|(service, _)| self.names.get(service));
+        let limits = services
+            .clone()
+            .filter_map(|name| self.desired.services.get(name))
+            .map(|service| service.max_inflight.value)
+            .filter(|limit| *limit != 0);
+        let response_time_ns = load(&record.response_time_ns);
+        BackendRow {
+            address,
+            services: services.clone().map(ToString::to_string).collect(),
+            state: BackendState::of(record),
+            inflight: record.inflight(),
+            granted: granted(record),
+            max_inflight: limits.min().unwrap_or(0),
+            weight: load32(&record.weight),
+            response_time_us: (response_time_ns != 0).then_some(response_time_ns / 1_000),
+            failures: load32(&record.failures),
+            steered: load(&record.steered),
+            node: None,
+            zone: None,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `/v1/connections`: the steered connections that are alive.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Context, Problem, maps::DEFAULT_LIMIT, problem::Refusal};
+use crate::{
+    kernel::LiveConnection,
+    model::ServiceName,
+    occupancy::Names,
+    reconcile::Assignment,
+    state::Snapshot,
+};
+
+/// `/v1/connections`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Connections {
+    /// How many there are.
+    pub total: usize,
+    /// Whether some of them are left out below.
+    pub truncated: bool,
+    /// The oldest first.
+    pub connections: Vec<ConnectionRow>,
+}
+
+/// A steered connection.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ConnectionRow {
+    /// The client's address; null until the kernel has given it a port.
+    #[schema(value_type = Option<String>)]
+    pub client: Option<SocketAddr>,
+    /// What the client dialled.
+    #[schema(value_type = String)]
+    pub frontend: SocketAddr,
+    /// Where it was steered.
+    #[schema(value_type = String)]
+    pub backend: SocketAddr,
+    /// `NAMESPACE/NAME`; null if the service does not have that frontend any more.
+    pub service: Option<String>,
+    /// Since it was steered.
+    pub age_ms: u64,
+    /// Whether it holds a slot: not after either side has ended it.
+    pub holds_slot: bool,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parameters {
+    /// Only those of this service: `NAME` or `NAMESPACE/NAME`.
+    service: Option<String>,
+    /// So many at most; 1000 if not given.
+    limit: Option<usize>,
+}
+
+/// Live steered connections, in every network namespace, oldest first.
+#[utoipa::path(
+    get, path = "/v1/connections", tag = "connections", params(Parameters),
+    responses(
+        (status = 200, description = "The connections", body = Connections),
+        (status = 404, response = Problem),
+        (status = "default", response = Problem),
+    )
+)]
+pub(super) async fn list(
+    State(context): State<Context>,
+    parameters: Result<Query<Parameters>, QueryRejection>,
+) -> Result<Json<Connections>, Refusal> {
+    let Query(Parameters { service, limit }) = parameters?;
+    let service = service
+        .map(|name| {
+            name.parse::<ServiceName>().map_err(|fault| Refusal::BadName { name, fault })
+        })
+        .transpose()?;
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    let answer = context.read(move |context, snapshot| connections(context, snapshot, service, limit));
+    Ok(Json(answer.await??))
+}
+
+fn connections(
+    context: &Context,
+    snapshot: &Snapshot,
+    service: Option<ServiceName>,
+    limit: usize,
+) -> Result<Connections, Refusal> {
+    if let Some(name) = service.clone().filter(|name| !snapshot.desired.services.contains_key(name)) {
+        return Err(Refusal::NoService(name));
+    }
+    let live = context.kernel.connections()?;
+    let now = context.kernel.now();
+    let assignment = context.progress.assignment();
+    Ok(select(live, now, &assignment, service.as_ref(), limit))
+}
+
+fn select(
+    mut live: Vec<LiveConnection>,
+    now: Duration,
+    assignment: &Assignment,
+    service: Option<&ServiceName>,
+    limit: usize,
+) -> Connections {
+    let names = Names::of(assignment);
+    live.sort_by_key(|connection| connection.steered_at);
+    let rows = live.iter().map(|connection| (connection, dialled(connection, &names, assignment)));
+    let wanted: Vec<_> =
+        rows.filter(|(_, name)| service.is_none() || *name == service).collect();
+    Connections {
+        total: wanted.len(),
+        truncated: wanted.len() > limit,
+        connections: wanted
+            .into_iter()
+            .take(limit)
+            .map(|(connection, name)| row(connection, name, now))
+            .collect(),
+    }
+}
+
+/// The service that a connection's client dialled. Its id may stand for another service by now:
+/// the frontend tells.
+pub(super) fn dialled<'n>(
+    connection: &LiveConnection,
+    names: &'n Names,
+    assignment: &Assignment,
+) -> Option<&'n ServiceName> {
+    let name = names.get(connection.service_id)?;
+    let frontends = &assignment.service(name)?.frontends;
+    frontends.contains(&connection.frontend).then_some(name)
+}
+
+fn row(connection: &LiveConnection, service: Option<&ServiceName>, now: Duration) -> ConnectionRow {
+    ConnectionRow {
+        client: connection.client,
+        frontend: connection.frontend,
+        backend: connection.backend,
+        service: service.map(ToString::to_string),
+        age_ms: now.saturating_sub(connection.steered_at).as_millis() as u64,
+        holds_slot: connection.holds_slot,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(client_port: u16, steered_at_ms: u64) -> LiveConnection {
+        LiveConnection {
+            client: Some(SocketAddr::from(([10, 0, 0, 1], client_port))),
+            frontend: "10.96.0.10:80".parse().unwrap(),
+            backend: "10.1.0.2:80".parse().unwrap(),
+            service_id: 0,
+            backend_id: 0,
+            generation: 1,
+            holds_slot: true,
+            steered_at: Duration::from_millis(steered_at_ms),
+        }
+    }
+
+    #[test]
+    fn the_oldest_come_first_and_what_is_cut_off_is_said() {
+        let live = vec![connection(2, 20), connection(1, 10), connection(3, 30)];
+        let now = Duration::from_millis(35);
+        let shown = select(live, now, &Assignment::new(), None, 2);
+        assert_eq!((shown.total, shown.truncated), (3, true));
+        let ages: Vec<_> = shown.connections.iter().map(|row| row.age_ms).collect();
+        assert_eq!(ages, [25, 15]);
+    }
+
+    #[test]
+    fn a_connection_of_no_known_service_is_shown_without_one() {
+        let shown = select(vec![connection(1, 0)], Duration::ZERO, &Assignment::new(), None, 10);
+        assert_eq!(shown.connections[0].service, None);
+        let name = ServiceName::new("default", "hello").unwrap();
+        let of_service =
+            select(vec![connection(1, 0)], Duration::ZERO, &Assignment::new(), Some(&name), 10);
+        assert_eq!(of_service.total, 0);
+    }
+}

@@ -1,0 +1,207 @@
+//! The admin API: what a person or a program may ask of a running agent, over HTTP.
+//!
+//! Owns the routes, their OpenAPI document and the rule that only the unix socket can change
+//! anything. Decides nothing about services and keeps no copy of any count: each answer is read
+//! from the kernel's memory when it is asked for. Started by `agent`; asked by the CLI, by
+//! Prometheus and by people.
+
+mod agent;
+mod backends;
+mod connections;
+mod listen;
+mod maps;
+mod problem;
+mod serve;
+mod services;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{Method, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{sync::watch, task::spawn_blocking, time};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use agent::{
+    Applied, Configuration, LogLevelBody, ProgramVersion, Ready, Version,
+};
+pub use backends::BackendRow;
+pub use connections::{ConnectionRow, Connections};
+pub use listen::{AdminError, Listeners};
+pub use maps::{MapDump, MapName, MapSummary};
+pub use problem::{Missing, Problem};
+pub use services::{Counts, ServiceDetail, ServiceFacts, ServiceSummary, Settings};
+
+use crate::{kernel::Kernel, metrics, reconcile::Progress, state::Snapshot, telemetry::LogControl};
+use problem::Refusal;
+
+/// Bytes of a request's body.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// For one request, its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer waits for a configuration that is on its way into the kernel.
+const SETTLING: Duration = Duration::from_millis(100);
+
+/// What the API answers from.
+#[derive(Clone)]
+pub struct Context {
+    /// Programs and maps.
+    pub kernel: Arc<Kernel>,
+    /// Names for the kernel's numbers, and how far the kernel has come.
+    pub progress: Progress,
+    /// What is wanted.
+    pub state: watch::Receiver<Arc<Snapshot>>,
+    /// Whether the programs are attached.
+    pub ready: watch::Receiver<bool>,
+    /// The log's level.
+    pub log: LogControl,
+    /// When the agent started.
+    pub started: Instant,
+}
+
+impl Context {
+    /// The newest accepted configuration, once it is in the kernel. If that takes longer than
+    /// [`SETTLING`], the answer mixes both, and `/v1/config` says so.
+    async fn settled(&self) -> Arc<Snapshot> {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            let snapshot = self.state.borrow().clone();
+            if self.progress.generation() >= snapshot.generation || Instant::now() >= deadline {
+                return snapshot;
+            }
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Runs what takes locks or many system calls where it holds nobody up.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self, &Snapshot) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let snapshot = self.settled().await;
+        let context = self.clone();
+        Ok(spawn_blocking(move || work(&context, &snapshot)).await?)
+    }
+}
+
+/// What a request came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// The unix socket, which only the agent's user and group can open.
+    Unix,
+    /// TCP, which anybody can open who reaches the address.
+    Tcp,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Idlefirst admin API",
+        description = "What a running agent knows and does. Reading is open to whoever reaches \
+                       the address; changing needs the unix socket.",
+        license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
+    ),
+    servers((url = "/", description = "The address that this document came from")),
+    components(responses(Problem))
+)]
+struct Document;
+
+/// Every route that only reads.
+fn reading() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(agent::healthz))
+        .routes(routes!(agent::readyz))
+        .routes(routes!(agent::version))
+        .routes(routes!(agent::config))
+        .routes(routes!(agent::log_level))
+        .routes(routes!(metrics_text))
+        .routes(routes!(openapi))
+        .routes(routes!(services::list))
+        .routes(routes!(services::one))
+        .routes(routes!(backends::list))
+        .routes(routes!(connections::list))
+        .routes(routes!(maps::list))
+        .routes(routes!(maps::one))
+}
+
+/// Every route that changes something.
+fn changing() -> OpenApiRouter<Context> {
+    OpenApiRouter::new().routes(routes!(agent::put_log_level))
+}
+
+/// The routes, and the document that describes them: made together, so they agree.
+fn routes(transport: Transport) -> (Router<Context>, utoipa::openapi::OpenApi) {
+    let changing = changing().route_layer(middleware::from_fn_with_state(transport, guard));
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(reading())
+        .merge(changing)
+        .split_for_parts()
+}
+
+/// The whole API for one kind of listener.
+fn router(context: Context, transport: Transport) -> Router {
+    let (router, _) = routes(transport);
+    finish(router).with_state(context)
+}
+
+/// `/metrics` and nothing else.
+fn metrics_router(context: Context) -> Router {
+    finish(Router::new().route("/metrics", get(metrics_text))).with_state(context)
+}
+
+fn finish(router: Router<Context>) -> Router<Context> {
+    router
+        .fallback(async |uri: Uri| Refusal::NoRoute(uri.path().to_owned()))
+        .method_not_allowed_fallback(async |method: Method| Refusal::NoMethod(method.to_string()))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(limit_time))
+}
+
+async fn guard(State(transport): State<Transport>, request: Request, next: Next) -> Response {
+    match transport {
+        Transport::Unix => next.run(request).await,
+        Transport::Tcp => Refusal::ReadOnly.into_response(),
+    }
+}
+
+async fn limit_time(request: Request, next: Next) -> Response {
+    match time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refusal::Slow.into_response(),
+    }
+}
+
+/// Figures for Prometheus, as text.
+#[utoipa::path(
+    get, path = "/metrics", tag = "agent",
+    responses(
+        (status = 200, description = "Every metric of docs/metrics.md", body = String,
+         content_type = "text/plain; version=0.0.4"),
+        (status = "default", response = Problem),
+    )
+)]
+async fn metrics_text(State(context): State<Context>) -> Result<Response, Refusal> {
+    let text = context.read(metrics::render).await??;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "agent",
+    responses((status = 200, description = "An OpenAPI document", body = serde_json::Value))
+)]
+async fn openapi() -> Response {
+    axum::Json(routes(Transport::Unix).1).into_response()
+}
+
+#[cfg(test)]
+mod tests;

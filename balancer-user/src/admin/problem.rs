@@ -1,0 +1,145 @@
+//! Refusals of the admin API: `application/problem+json` (RFC 9457), each saying what was wrong
+//! and what to do.
+
+use axum::{
+    Json,
+    extract::rejection::{JsonRejection, QueryRejection},
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use balancer_common::maps::MAX_SERVICES;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
+use utoipa::{ToResponse, ToSchema};
+
+use super::maps::MapName;
+use crate::{kernel::KernelError, model::{NameFault, ServiceName, UnknownWord}};
+
+/// The media type of refusals.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// A refusal as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, ToResponse)]
+#[response(description = "Refused", content_type = "application/problem+json")]
+pub struct Problem {
+    /// Always `about:blank`: the status says which kind it is.
+    pub r#type: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong, where, and what to do.
+    pub detail: String,
+    /// `/readyz` only: what is not there yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+}
+
+/// What a starting or stopping agent has not got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// The programs are not attached: no connect is steered.
+    Programs,
+    /// The first configuration is not in the kernel.
+    Configuration,
+}
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the agent does not steer by its configuration yet, or not any more; ask again, and see its log if this stays")]
+    NotReady(Vec<Missing>),
+    #[error("there is no {0}; /openapi.json lists every route")]
+    NoRoute(String),
+    #[error("{0} is not what this route is for; /openapi.json lists every route with its methods")]
+    NoMethod(String),
+    #[error("no service is named {0}; /v1/services lists them, and /v1/config says whether a change of the file was rejected")]
+    NoService(ServiceName),
+    #[error("service {0} is configured but not in the kernel yet: its numbers are still in use, or all {MAX_SERVICES} are taken; ask again")]
+    ServiceWaits(ServiceName),
+    #[error("{name:?} cannot be a service's name: {fault}; write NAMESPACE/NAME, or NAME in the namespace default")]
+    BadName { name: String, fault: NameFault },
+    #[error("there is no map {0:?}; one of: {}", MapName::listed())]
+    NoMap(String),
+    #[error("{0}; see /openapi.json for the parameters")]
+    BadQuery(#[from] QueryRejection),
+    #[error("{}; send {{\"level\": \"info\"}} as application/json", .0.body_text())]
+    BadBody(#[from] JsonRejection),
+    #[error("{0}")]
+    BadWord(#[from] UnknownWord),
+    #[error("nothing can be changed over TCP; send this to the agent's unix socket (agent.admin in its configuration)")]
+    ReadOnly,
+    #[error("the request was not complete, or not answered, in time; send it again")]
+    Slow,
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
+    #[error("the agent stopped, or failed, while it was answering; see its log")]
+    Interrupted(#[from] JoinError),
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotReady(_) | Self::ServiceWaits(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoute(_) | Self::NoService(_) | Self::NoMap(_) => StatusCode::NOT_FOUND,
+            Self::NoMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadName { .. } | Self::BadWord(_) => StatusCode::BAD_REQUEST,
+            Self::BadQuery(rejection) => rejection.status(),
+            Self::BadBody(rejection) => rejection.status(),
+            Self::ReadOnly => StatusCode::FORBIDDEN,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Kernel(_) | Self::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn into_problem(self) -> Problem {
+        let status = self.status();
+        Problem {
+            r#type: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
+            status: status.as_u16(),
+            detail: self.to_string(),
+            missing: match self {
+                Self::NotReady(missing) => missing,
+                _ => Vec::new(),
+            },
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        if matches!(self, Self::Kernel(_) | Self::Interrupted(_)) {
+            tracing::error!(error = %self, "a request to the admin API failed");
+        }
+        let status = self.status();
+        let mut response = (status, Json(self.into_problem())).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_its_status_twice_and_what_is_missing() {
+        let response = Refusal::NotReady(vec![Missing::Programs]).into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
+        let problem = Refusal::NotReady(vec![Missing::Programs]).into_problem();
+        let json = serde_json::to_value(problem).unwrap();
+        assert_eq!(json["status"], 503);
+        assert_eq!(json["title"], "Service Unavailable");
+        assert_eq!(json["missing"], serde_json::json!(["programs"]));
+    }
+
+    #[test]
+    fn other_refusals_do_not_mention_what_is_missing() {
+        let json = serde_json::to_value(Refusal::NoMap("X".to_owned()).into_problem()).unwrap();
+        assert_eq!(json.get("missing"), None);
+        assert!(json["detail"].as_str().unwrap().contains("FRONTENDS, SERVICES"), "{json}");
+    }
+}

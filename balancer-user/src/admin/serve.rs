@@ -1,0 +1,172 @@
+//! Serves HTTP on the bound sockets until told to stop.
+//!
+//! Owns what keeps one client from harming the others: connections at a time, time to send a
+//! request, time to take the answer. Each listener has its own allowance, so whoever crowds the
+//! TCP address leaves the unix socket usable.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_io_timeout::TimeoutStream;
+
+use super::{Context, Listeners, Transport, metrics_router, router};
+
+/// Connections of one listener at a time; further ones wait in its backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// For a request's head, counted from when the connection could take one; so it also ends idle
+/// connections.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Without a byte of the answer taken.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// For answers under way at shutdown.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Before the next try if the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Listeners {
+    /// Answers requests until `shutdown` ends, then lets answers under way finish, for a second
+    /// at most. Connections end with the future.
+    pub async fn serve(self, context: Context, shutdown: impl Future<Output = ()>) {
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        // Kept until the end: their files go with them.
+        let mut files = Vec::new();
+        for socket in self.unix {
+            tracing::info!(address = %format_args!("unix:{}", socket.file.path().display()), "admin API");
+            files.push(socket.file);
+            let router = router(context.clone(), Transport::Unix);
+            if let Some(listener) = usable(UnixListener::from_std(socket.listener)) {
+                tasks.spawn(accept(listener, router, stopped.clone()));
+            }
+        }
+        for listener in self.tcp {
+            if let Some(listener) = usable(TcpListener::from_std(listener)) {
+                announce(&listener, "admin API");
+                let router = router(context.clone(), Transport::Tcp);
+                tasks.spawn(accept(listener, router, stopped.clone()));
+            }
+        }
+        if let Some(listener) = self.metrics.and_then(|metrics| usable(TcpListener::from_std(metrics))) {
+            announce(&listener, "metrics");
+            tasks.spawn(accept(listener, metrics_router(context), stopped));
+        }
+        shutdown.await;
+        stop.send_replace(true);
+        // Whoever has not finished by then is cut off when `tasks` goes.
+        let _ = timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await;
+    }
+}
+
+fn usable<L>(listener: io::Result<L>) -> Option<L> {
+    listener
+        .inspect_err(|error| tracing::error!(%error, "a bound socket cannot be listened on"))
+        .ok()
+}
+
+fn announce(listener: &TcpListener, what: &'static str) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "{what}");
+    }
+}
+
+/// Something that connections come from.
+trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    async fn next(&self) -> io::Result<Self::Stream>;
+}
+
+impl Accept for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> io::Result<Self::Stream> {
+        let (stream, _) = self.accept().await?;
+        // Answers go out in one piece.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> io::Result<Self::Stream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Accepts connections until told to stop, then waits for those that are open.
+async fn accept<L: Accept>(listener: L, router: Router, mut stopped: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    while !*stopped.borrow() {
+        tokio::select! {
+            _ = stopped.changed() => {}
+            Some(_) = connections.join_next() => {}
+            (place, stream) = next_connection(&listener, &places) => match stream {
+                Ok(stream) => {
+                    let served = serve_connection(stream, router.clone(), stopped.clone());
+                    connections.spawn(async move {
+                        served.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the admin API cannot be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// A place first, then a connection to fill it.
+async fn next_connection<L: Accept>(
+    listener: &L,
+    places: &Arc<Semaphore>,
+) -> (Option<tokio::sync::OwnedSemaphorePermit>, io::Result<L::Stream>) {
+    // Never closed, so there is always a permit in the end.
+    let place = places.clone().acquire_owned().await.ok();
+    (place, listener.next().await)
+}
+
+async fn serve_connection<S>(stream: S, router: Router, mut stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        // A client may close its sending side once it has asked.
+        .half_close(true)
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        _ = stopped.wait_for(|stopped| *stopped) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the admin API ended early");
+    }
+}

@@ -1,0 +1,248 @@
+//! `/v1/services`: the services in the kernel, how busy they are, and where their settings
+//! come from.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use balancer_common::{
+    counter::{ServiceCounter, ServiceCounters},
+    service::Tables,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{BackendRow, Context, Problem, backends::Rows, problem::Refusal};
+use crate::{
+    model::{Admission, DesiredState, Protocol, Service, ServiceName, Setting, Strategy},
+    occupancy::Occupancy,
+    reconcile::{AssignedService, Assignment},
+    state::Snapshot,
+};
+
+/// What a service is.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServiceFacts {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name in the namespace.
+    pub name: String,
+    /// What is intercepted: `IP:PORT` each.
+    #[schema(value_type = Vec<String>)]
+    pub frontends: Vec<SocketAddr>,
+    /// What is spoken over its connections.
+    #[schema(value_type = String)]
+    pub protocol: Protocol,
+    /// What takes a slot.
+    #[schema(value_type = String)]
+    pub admission: Admission,
+    /// How a backend is picked.
+    #[schema(value_type = String)]
+    pub strategy: Strategy,
+    /// Slots of each backend; 0: no limit.
+    pub max_inflight: u32,
+}
+
+/// A row of `/v1/services`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServiceSummary {
+    /// What it is.
+    #[serde(flatten)]
+    pub facts: ServiceFacts,
+    /// How many backends it has.
+    pub backends: u32,
+    /// How busy they are.
+    #[serde(flatten)]
+    pub occupancy: Occupancy,
+}
+
+/// `/v1/services/{namespace}/{name}`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServiceDetail {
+    /// What it is.
+    #[serde(flatten)]
+    pub facts: ServiceFacts,
+    /// How busy its backends are.
+    #[serde(flatten)]
+    pub occupancy: Occupancy,
+    /// Its settings, and where each came from.
+    pub settings: Settings,
+    /// What became of connects so far.
+    pub counters: Counts,
+    /// Its backends.
+    pub backends: Vec<BackendRow>,
+}
+
+/// The settings of a service.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Settings {
+    /// What is spoken over its connections.
+    #[schema(value_type = WordSetting)]
+    pub protocol: Setting<Protocol>,
+    /// What takes a slot.
+    #[schema(value_type = WordSetting)]
+    pub admission: Setting<Admission>,
+    /// How a backend is picked.
+    #[schema(value_type = WordSetting)]
+    pub strategy: Setting<Strategy>,
+    /// Slots of each backend; 0: no limit.
+    #[schema(value_type = NumberSetting)]
+    pub max_inflight: Setting<u32>,
+}
+
+/// A word and where it came from.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes Setting in the OpenAPI document")]
+struct WordSetting {
+    /// What is in force.
+    value: String,
+    /// `built-in`, `defaults`, `environment`, `service` or `function`.
+    origin: String,
+}
+
+/// A number and where it came from.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes Setting in the OpenAPI document")]
+struct NumberSetting {
+    /// What is in force.
+    value: u32,
+    /// `built-in`, `defaults`, `environment`, `service` or `function`.
+    origin: String,
+}
+
+/// What became of a service's connects since it came into the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counts {
+    /// Steered to a backend that was idle.
+    pub idle: u64,
+    /// Steered to a backend that was serving already.
+    pub shared: u64,
+    /// Refused because no backend was available.
+    pub refused: u64,
+    /// Refused because the service has no backends.
+    pub no_backends: u64,
+    /// Steered, but never established.
+    pub connect_failures: u64,
+    /// Slots given back.
+    pub released: u64,
+}
+
+impl From<ServiceCounters> for Counts {
+    fn from(row: ServiceCounters) -> Self {
+        let count = |counter: ServiceCounter| row[counter as usize];
+        Self {
+            idle: count(ServiceCounter::Idle),
+            shared: count(ServiceCounter::Shared),
+            refused: count(ServiceCounter::Refused),
+            no_backends: count(ServiceCounter::NoBackends),
+            connect_failures: count(ServiceCounter::ConnectFailed),
+            released: count(ServiceCounter::Released),
+        }
+    }
+}
+
+/// Every service in the kernel, by namespace and name.
+#[utoipa::path(
+    get, path = "/v1/services", tag = "services",
+    responses(
+        (status = 200, description = "The services", body = Vec<ServiceSummary>),
+        (status = "default", response = Problem),
+    )
+)]
+pub(super) async fn list(
+    State(context): State<Context>,
+) -> Result<Json<Vec<ServiceSummary>>, Refusal> {
+    let rows = context.read(|context, snapshot| {
+        let assignment = context.progress.assignment();
+        summaries(context.kernel.memory(), &assignment, &snapshot.desired)
+    });
+    Ok(Json(rows.await?))
+}
+
+fn summaries<T: Tables>(
+    tables: &T,
+    assignment: &Assignment,
+    desired: &DesiredState,
+) -> Vec<ServiceSummary> {
+    // What is in the kernel but wanted no more is gone in a moment.
+    let placed = assignment
+        .services()
+        .filter_map(|(name, placed)| Some((desired.services.get(name)?, placed)));
+    placed
+        .map(|(service, placed)| ServiceSummary {
+            facts: facts(service, placed),
+            backends: placed.members.len() as u32,
+            occupancy: Occupancy::of(tables, placed, assignment),
+        })
+        .collect()
+}
+
+fn facts(service: &Service, placed: &AssignedService) -> ServiceFacts {
+    ServiceFacts {
+        namespace: service.name.namespace.clone(),
+        name: service.name.name.clone(),
+        frontends: placed.frontends.iter().copied().collect(),
+        protocol: service.protocol.value,
+        admission: service.admission.value,
+        strategy: service.strategy.value,
+        max_inflight: service.max_inflight.value,
+    }
+}
+
+/// One service, with its settings, counters and backends.
+#[utoipa::path(
+    get, path = "/v1/services/{namespace}/{name}", tag = "services",
+    params(
+        ("namespace" = String, Path, description = "The service's namespace"),
+        ("name" = String, Path, description = "The service's name"),
+    ),
+    responses(
+        (status = 200, description = "The service", body = ServiceDetail),
+        (status = 404, response = Problem),
+        (status = "default", response = Problem),
+    )
+)]
+pub(super) async fn one(
+    State(context): State<Context>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<ServiceDetail>, Refusal> {
+    let name = ServiceName::new(&namespace, &name)
+        .map_err(|fault| Refusal::BadName { name: format!("{namespace}/{name}"), fault })?;
+    let detail = context.read(move |context, snapshot| detail(context, snapshot, name));
+    Ok(Json(detail.await??))
+}
+
+fn detail(
+    context: &Context,
+    snapshot: &Snapshot,
+    name: ServiceName,
+) -> Result<ServiceDetail, Refusal> {
+    let Some(service) = snapshot.desired.services.get(&name) else {
+        return Err(Refusal::NoService(name));
+    };
+    let tables = context.kernel.memory();
+    let assignment = context.progress.assignment();
+    let Some(placed) = assignment.service(&name) else {
+        return Err(Refusal::ServiceWaits(name));
+    };
+    let id = placed.id;
+    let rows = Rows::new(tables, &assignment, &snapshot.desired);
+    let mut detail = ServiceDetail {
+        facts: facts(service, placed),
+        occupancy: Occupancy::of(tables, placed, &assignment),
+        settings: Settings {
+            protocol: service.protocol,
+            admission: service.admission,
+            strategy: service.strategy,
+            max_inflight: service.max_inflight,
+        },
+        counters: Counts::default(),
+        backends: placed.members.keys().filter_map(|address| rows.assigned(*address)).collect(),
+    };
+    drop(rows);
+    drop(assignment);
+    detail.counters = context.kernel.counters(id)?.into();
+    Ok(detail)
+}

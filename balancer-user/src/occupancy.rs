@@ -1,0 +1,240 @@
+//! How busy backends and services are, read from the words that the programs count with.
+//!
+//! Owns the words for a backend's state. Reads shared memory only: every call looks anew and
+//! nothing is kept. Called by `admin` and `metrics`, which thereby always say the same.
+
+use std::collections::BTreeMap;
+
+use balancer_common::{
+    atomic::{load, load32},
+    service::{
+        Backend, Membership, STATE_DRAINING, STATE_EJECTED, STATE_RETIRED, STATE_UNHEALTHY, Tables,
+    },
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    model::ServiceName,
+    reconcile::{AssignedService, Assignment, UNLIMITED},
+};
+
+/// What a backend is doing, or why it gets nothing new.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// No slot is taken, and there is one.
+    Idle,
+    /// Some slots are taken.
+    Busy,
+    /// Every slot that may be handed out is taken.
+    Full,
+    /// Probes found it unhealthy.
+    Unhealthy,
+    /// A breaker shut it out.
+    Ejected,
+    /// It keeps what it has and gets nothing new.
+    Draining,
+}
+
+impl BackendState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Idle,
+        Self::Busy,
+        Self::Full,
+        Self::Unhealthy,
+        Self::Ejected,
+        Self::Draining,
+    ];
+
+    /// The state of a backend now.
+    pub fn of(backend: &Backend) -> Self {
+        let flags = load32(&backend.state);
+        let (inflight, granted) = (backend.inflight(), u64::from(load32(&backend.granted)));
+        if flags & (STATE_DRAINING | STATE_RETIRED) != 0 {
+            Self::Draining
+        } else if flags & STATE_EJECTED != 0 {
+            Self::Ejected
+        } else if flags & STATE_UNHEALTHY != 0 {
+            Self::Unhealthy
+        } else if inflight >= granted {
+            Self::Full
+        } else if inflight > 0 {
+            Self::Busy
+        } else {
+            Self::Idle
+        }
+    }
+
+    /// Its word in API, metrics and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Full => "full",
+            Self::Unhealthy => "unhealthy",
+            Self::Ejected => "ejected",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Whether a new connection may go there.
+    pub const fn is_available(self) -> bool {
+        matches!(self, Self::Idle | Self::Busy)
+    }
+}
+
+/// A service's backends, added up. A backend of two services counts in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Occupancy {
+    /// Backends that serve nothing and have a slot.
+    pub idle: u32,
+    /// Backends with a slot left, the idle ones among them.
+    pub available: u32,
+    /// Backends that are unhealthy or ejected.
+    pub unhealthy: u32,
+    /// Slots taken.
+    pub inflight: u64,
+    /// Connections in the overflow queue.
+    pub waiters: u32,
+}
+
+impl Occupancy {
+    /// That of a service.
+    pub fn of<T: Tables>(tables: &T, service: &AssignedService, assignment: &Assignment) -> Self {
+        let mut sum = Self {
+            waiters: tables.service(service.id).map_or(0, |record| load32(&record.waiters)),
+            ..Self::default()
+        };
+        for backend in members(tables, service, assignment) {
+            sum.add(BackendState::of(backend), backend.inflight());
+        }
+        sum
+    }
+
+    fn add(&mut self, state: BackendState, inflight: u64) {
+        self.inflight += inflight;
+        self.idle += u32::from(state == BackendState::Idle);
+        self.available += u32::from(state.is_available());
+        self.unhealthy +=
+            u32::from(matches!(state, BackendState::Unhealthy | BackendState::Ejected));
+    }
+}
+
+/// The records of a service's backends.
+pub fn members<'t, T: Tables>(
+    tables: &'t T,
+    service: &'t AssignedService,
+    assignment: &'t Assignment,
+) -> impl Iterator<Item = &'t Backend> {
+    let assigned = service.members.keys().filter_map(|address| assignment.backend(address));
+    assigned.filter_map(|backend| tables.backend(backend.id))
+}
+
+/// How many slots a backend may hand out; none: no limit.
+pub fn granted(backend: &Backend) -> Option<u32> {
+    let granted = load32(&backend.granted);
+    (granted != UNLIMITED).then_some(granted)
+}
+
+/// Id of each service that a backend stands in, with its position there.
+pub fn memberships(backend: &Backend) -> impl Iterator<Item = (u32, u32)> {
+    let words = backend.memberships.iter();
+    words.map_while(|word| Membership(load(word)).parts())
+}
+
+/// Names by the ids of services.
+#[derive(Debug, Default)]
+pub struct Names(BTreeMap<u32, ServiceName>);
+
+impl Names {
+    /// Those of everything in the maps.
+    pub fn of(assignment: &Assignment) -> Self {
+        let services = assignment.services();
+        Self(services.map(|(name, service)| (service.id, name.clone())).collect())
+    }
+
+    /// The name of the service with this id.
+    pub fn get(&self, id: u32) -> Option<&ServiceName> {
+        self.0.get(&id)
+    }
+
+    /// The same as text.
+    pub fn shown(&self, id: u32) -> Option<String> {
+        self.get(id).map(ToString::to_string)
+    }
+
+    /// Every id with its name.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &ServiceName)> {
+        self.0.iter().map(|(id, name)| (*id, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::{
+        atomic::store32,
+        plain::Plain,
+        slot::{Side, Want, take},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_backend_goes_from_idle_over_busy_to_full() {
+        let plain = Plain::one_service(&[2]);
+        let backend = plain.backend(0).unwrap();
+        for state in [BackendState::Idle, BackendState::Busy, BackendState::Full] {
+            assert_eq!(BackendState::of(backend), state);
+            let _ = take(backend, Want::Available, Side::Kernel);
+        }
+        assert_eq!(granted(backend), Some(2));
+    }
+
+    #[test]
+    fn a_backend_without_slots_is_full_and_one_without_limit_never() {
+        let plain = Plain::one_service(&[0, UNLIMITED]);
+        assert_eq!(BackendState::of(plain.backend(0).unwrap()), BackendState::Full);
+        let unlimited = plain.backend(1).unwrap();
+        take(unlimited, Want::Available, Side::Kernel).unwrap();
+        assert_eq!(BackendState::of(unlimited), BackendState::Busy);
+        assert_eq!(granted(unlimited), None);
+    }
+
+    #[test]
+    fn flags_come_before_counts_and_leaving_before_all() {
+        let plain = Plain::one_service(&[1]);
+        let backend = plain.backend(0).unwrap();
+        for (flags, state) in [
+            (STATE_UNHEALTHY, BackendState::Unhealthy),
+            (STATE_UNHEALTHY | STATE_EJECTED, BackendState::Ejected),
+            (STATE_EJECTED | STATE_DRAINING, BackendState::Draining),
+            (STATE_RETIRED, BackendState::Draining),
+        ] {
+            store32(&backend.state, flags);
+            assert_eq!(BackendState::of(backend), state);
+            assert!(!state.is_available());
+        }
+    }
+
+    #[test]
+    fn states_add_up() {
+        let mut sum = Occupancy::default();
+        for (state, inflight) in BackendState::ALL.into_iter().zip(0..) {
+            sum.add(state, inflight);
+        }
+        let expected =
+            Occupancy { idle: 1, available: 2, unhealthy: 2, inflight: 15, waiters: 0 };
+        assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn memberships_end_at_the_first_empty_word() {
+        let plain = Plain::one_service(&[1, 1]);
+        let found: Vec<_> = memberships(plain.backend(1).unwrap()).collect();
+        assert_eq!(found, [(0, 1)]);
+    }
+}
