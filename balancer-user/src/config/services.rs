@@ -70,6 +70,7 @@ impl Checker<'_> {
         let settings = self.settings(at, defaults, name.as_ref(), functions);
         let frontends = self.frontends(at);
         let backends = self.backends(raw, settings.max_inflight.value);
+        self.families_fit(at, &frontends, &backends);
         name.map(|name| Service {
             name,
             protocol: settings.protocol,
@@ -210,6 +211,32 @@ impl Checker<'_> {
             }
         }
         backends
+    }
+
+    /// Rejects an IPv4 frontend before IPv6 backends: an IPv4 socket cannot reach them. (The other
+    /// way round an IPv6 socket reaches IPv4 backends by their mapped address.)
+    fn families_fit(
+        &mut self,
+        at: &At<RawService>,
+        frontends: &[SocketAddr],
+        backends: &[Backend],
+    ) {
+        let frontend = frontends.iter().find(|frontend| frontend.is_ipv4());
+        let backend = backends.iter().find(|backend| backend.address.is_ipv6());
+        let (Some(frontend), Some(backend)) = (frontend, backend) else {
+            return;
+        };
+        let list = at.value.backends.as_ref();
+        self.findings.reject(
+            list.map_or(at.spot, |list| list.spot),
+            format!(
+                "frontend {frontend} of {} is IPv4, but backend {} is IPv6: an IPv4 client cannot \
+                 reach it",
+                self.claims.label(),
+                backend.address
+            ),
+            "make two services, one for each family",
+        );
     }
 
     fn weight(&mut self, raw: &RawBackend, warned: &mut bool) -> u32 {

@@ -89,6 +89,13 @@ pub fn plan(
             planner.add_members(name, service);
         }
     }
+    for (name, service) in changes {
+        if let Some(service) = service
+            && planner.postponed.iter().any(|postponed| postponed.service() == *name)
+        {
+            planner.forget_absent(name, service);
+        }
+    }
     let touched: BTreeSet<_> = changes
         .iter()
         .flat_map(|(_, service)| service.iter().flat_map(|s| &s.backends))
@@ -295,6 +302,23 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             memberships: backend.memberships.clone(),
         });
         Ok(())
+    }
+
+    /// Lets go of backends that found no place in the service, until it is
+    /// planned again.
+    fn forget_absent(&mut self, name: &ServiceName, service: &Service) {
+        for backend in &service.backends {
+            let assigned = self.assignment.services.get(name);
+            if assigned.is_some_and(|assigned| assigned.members.contains_key(&backend.address)) {
+                continue;
+            }
+            if let Some(absent) = self.assignment.backends.get_mut(&backend.address) {
+                absent.limits.remove(name);
+                if absent.limits.is_empty() {
+                    self.retire_backend(backend.address);
+                }
+            }
+        }
     }
 
     fn set_weight(&mut self, wanted: &model::Backend) {

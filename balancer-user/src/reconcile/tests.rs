@@ -334,3 +334,20 @@ fn names_of_changed_services_are_found() {
     let names: Vec<ServiceName> = ["b", "c", "d"].map(|name| name.parse().unwrap()).into();
     assert_eq!(Vec::from_iter(super::differences(&old, &new)), names);
 }
+
+#[test]
+fn what_finds_no_place_is_let_go_and_leaves_nothing_behind() {
+    let mut ground = Ground::new();
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let nine = names
+        .iter()
+        .zip(1..)
+        .map(|(name, number)| service(name, &[number], 1, [1]));
+    let postponed = ground.advance(state(nine));
+    assert_eq!(postponed.len(), 1, "a backend is in at most eight services: {postponed:?}");
+    ground.advance(state([]));
+    ground.pass(GRACE);
+    assert!(ground.assignment.backends.is_empty());
+    assert!(ground.assignment.retired.is_empty());
+    ground.assert_exact();
+}
