@@ -10,6 +10,8 @@
 
 use crate::atomic::AtomicU64;
 
+use core::hint::black_box;
+
 use crate::{
     atomic::{fetch_and, fetch_or, load, load32},
     maps::{MAX_BACKENDS_PER_SERVICE, MAX_MEMBERSHIPS},
@@ -58,7 +60,7 @@ pub fn next<T: Tables>(tables: &T, service: &Service, index: Index, from: u32) -
     if summary >> first & 1 != 0 {
         let rest = leaf_word(tables, service, index, first) & (u64::MAX << (from % LEAF_POSITIONS));
         if rest != 0 {
-            return Found::At(first * LEAF_POSITIONS as u32 + rest.trailing_zeros());
+            return Found::At(position(first, rest));
         }
     }
     // The leaves behind it in turn; its own lower positions come last.
@@ -66,10 +68,18 @@ pub fn next<T: Tables>(tables: &T, service: &Service, index: Index, from: u32) -
     let number = (first + 1 + turned.trailing_zeros()) & (SERVICE_LEAVES as u32 - 1);
     let word = leaf_word(tables, service, index, number);
     if word != 0 {
-        return Found::At(number * LEAF_POSITIONS as u32 + word.trailing_zeros());
+        return Found::At(position(number, word));
     }
     clear_summary(tables, service, index, number);
     Found::Stale
+}
+
+/// The position of the lowest set bit of a leaf's word. It is hidden from the
+/// compiler, which would know that it is in bounds and leave out the masks by
+/// which the verifier of older kernels learns the same.
+#[inline(always)]
+fn position(number: u32, word: u64) -> u32 {
+    black_box(number * LEAF_POSITIONS as u32 + word.trailing_zeros())
 }
 
 /// Makes a backend's bits, in every service it belongs to, agree with its slots
