@@ -141,7 +141,7 @@ pub fn granted(backend: &Backend) -> Option<u32> {
 }
 
 /// Id of each service that a backend stands in, with its position there.
-pub fn memberships(backend: &Backend) -> impl Iterator<Item = (u32, u32)> {
+pub fn memberships(backend: &Backend) -> impl Iterator<Item = (u32, u32)> + Clone {
     let words = backend.memberships.iter();
     words.map_while(|word| Membership(load(word)).parts())
 }

@@ -6,7 +6,6 @@
 //! be started again on the same pins, and goes when the [`Agent`] does.
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -15,17 +14,18 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::{
-    admin::{Admin, items},
+    admin::Admin,
     cgroup::Cgroup,
     netns::Netns,
     place,
     process::{Process, describe},
     residue::BpfObjects,
     run_dir::RunDir,
-    service::{Service, ServiceShape},
+    service::Service,
     wait::within,
 };
 
@@ -185,34 +185,68 @@ impl Agent {
     /// The backends as the admin API lists them.
     pub fn backends(&self) -> Result<Vec<BackendState>> {
         let body = self.admin().get_json("/v1/backends")?;
-        items(&body)?.iter().map(BackendState::from_json).collect()
+        serde_json::from_value(body).context("GET /v1/backends: not in the shape expected")
     }
 
-    /// Replaces its configuration and waits until that is in force.
+    /// What it says of its configuration.
+    pub fn configuration(&self) -> Result<Configuration> {
+        let body = self.admin().get_json("/v1/config")?;
+        serde_json::from_value(body).context("GET /v1/config: not in the shape expected")
+    }
+
+    /// Replaces its services and waits until that is in force.
     pub fn reload(&self, services: &[Service]) -> Result<()> {
-        self.launch.write_config(&self.launch.config(services)?)?;
-        let wanted = services
-            .iter()
-            .map(ServiceShape::wanted)
-            .collect::<Result<BTreeSet<_>>>()?;
-        within(RELOAD_DEADLINE, || {
-            let seen = self.service_shapes()?;
-            ensure!(seen == wanted, "in force: {seen:?}; wanted: {wanted:?}");
-            Ok(())
-        })
-        .map_err(|late| {
-            anyhow::anyhow!(
-                "the new configuration is not in force: {late:#}\n{}",
-                self.stderr()
-            )
-        })
+        let text = self.launch.config(services)?;
+        if fs::read_to_string(self.config_path()).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        self.reload_text(&text)
     }
 
-    /// Replaces its configuration by any text and does not wait.
+    /// [`Agent::reload`] with any text, which must differ from the last.
     ///
-    /// `{cgroup}`, `{pin_path}` and `{admin}` in the text are filled in.
-    pub fn rewrite_config(&self, config: &str) -> Result<()> {
-        self.launch.write_config(&self.launch.filled_in(config))
+    /// `{cgroup}`, `{pin_path}` and `{admin}` in it are filled in.
+    pub fn reload_text(&self, config: &str) -> Result<()> {
+        let after = self.rewrite(config, |before, now| {
+            now.rejected > before.rejected || now.generation > before.generation && now.in_force()
+        })?;
+        ensure!(
+            after.in_force(),
+            "the agent rejected the new configuration: {:?}",
+            after.problems
+        );
+        Ok(())
+    }
+
+    /// Replaces its configuration by a bad text, waits until it is rejected, and gives the
+    /// complaints.
+    pub fn reload_expecting_rejection(&self, config: &str) -> Result<Vec<Complaint>> {
+        let after = self.rewrite(config, |before, now| {
+            now.rejected > before.rejected || now.generation > before.generation
+        })?;
+        ensure!(
+            !after.problems.is_empty(),
+            "the agent accepted the new configuration"
+        );
+        Ok(after.problems)
+    }
+
+    fn rewrite(
+        &self,
+        config: &str,
+        is_over: impl Fn(&Configuration, &Configuration) -> bool,
+    ) -> Result<Configuration> {
+        let before = self.configuration()?;
+        self.launch.write_config(&self.launch.filled_in(config))?;
+        let after = within(RELOAD_DEADLINE, || {
+            let now = self.configuration()?;
+            ensure!(is_over(&before, &now), "{now:?}");
+            Ok(now)
+        });
+        after.map_err(|late| {
+            let said = self.stderr();
+            anyhow::anyhow!("the agent does not take up the new configuration: {late:#}\n{said}")
+        })
     }
 
     /// Stops it as a service manager does, and checks that it ends well.
@@ -276,19 +310,6 @@ impl Agent {
             Err(late) => bail!("the agent is not ready: {late:#}\n{}", self.stderr()),
         }
     }
-
-    fn service_shapes(&self) -> Result<BTreeSet<ServiceShape>> {
-        let listed = self.admin().get_json("/v1/services")?;
-        let mut shapes = BTreeSet::new();
-        for service in items(&listed)? {
-            let (namespace, name) = (text(service, "namespace")?, text(service, "name")?);
-            let detail = self
-                .admin()
-                .get_json(&format!("/v1/services/{namespace}/{name}"))?;
-            shapes.insert(ServiceShape::listed(service, &detail)?);
-        }
-        Ok(shapes)
-    }
 }
 
 impl Launch {
@@ -344,7 +365,7 @@ impl Launch {
 }
 
 /// What the admin API says of a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct BackendState {
     /// `IP:PORT`.
     pub address: String,
@@ -352,15 +373,40 @@ pub struct BackendState {
     pub state: String,
     /// Slots taken.
     pub inflight: u64,
+    /// Slots that may be taken; `None`: no limit.
+    pub granted: Option<u32>,
+    /// Connects ever steered to it.
+    pub steered: u64,
 }
 
-impl BackendState {
-    fn from_json(backend: &Value) -> Result<Self> {
-        Ok(Self {
-            address: text(backend, "address")?.to_owned(),
-            state: text(backend, "state")?.to_owned(),
-            inflight: number(backend, "inflight")?,
-        })
+/// What the admin API says of the configuration file.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Configuration {
+    /// Counts accepted changes.
+    pub generation: u64,
+    /// The newest generation in the kernel.
+    pub generation_in_kernel: u64,
+    /// Counts rejected changes.
+    pub rejected: u64,
+    /// Why the newest state of the file is not in force.
+    pub problems: Vec<Complaint>,
+}
+
+/// What the agent has to say of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Complaint {
+    /// The line in the file.
+    pub line: Option<u32>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl Configuration {
+    /// Whether the newest state of the file is in the kernel.
+    pub fn in_force(&self) -> bool {
+        self.problems.is_empty() && self.generation_in_kernel >= self.generation
     }
 }
 
@@ -391,16 +437,4 @@ pub fn binary() -> Result<PathBuf> {
                 .join(" or ")
         ),
     }
-}
-
-pub(crate) fn text<'a>(value: &'a Value, field: &str) -> Result<&'a str> {
-    value[field]
-        .as_str()
-        .with_context(|| format!("no text {field:?} in {value}"))
-}
-
-pub(crate) fn number(value: &Value, field: &str) -> Result<u64> {
-    value[field]
-        .as_u64()
-        .with_context(|| format!("no number {field:?} in {value}"))
 }

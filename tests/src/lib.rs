@@ -42,6 +42,7 @@ pub mod process;
 pub mod raw;
 pub mod residue;
 pub mod run_dir;
+pub mod scene;
 pub mod server;
 pub mod service;
 pub mod topology;

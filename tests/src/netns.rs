@@ -98,6 +98,11 @@ impl Netns {
         self.run(|| TcpStream::connect(address))
     }
 
+    /// Sets a kernel parameter of this namespace: one below `net/`.
+    pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        self.run(|| set_sysctl(key, value))
+    }
+
     /// Runs `ip -batch` inside with these commands, one a line.
     pub fn ip_batch(&self, commands: &str) -> Result<()> {
         self.run(|| run_ip_batch(commands))

@@ -34,6 +34,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use agent::{
     Applied, Configuration, LogLevelBody, ProgramVersion, Ready, Version,
 };
+pub(crate) use agent::kernel_release;
 pub use backends::BackendRow;
 pub use connections::{ConnectionRow, Connections};
 pub use listen::{AdminError, Listeners};

@@ -13,7 +13,11 @@ use tokio::task::JoinError;
 use utoipa::{ToResponse, ToSchema};
 
 use super::maps::MapName;
-use crate::{kernel::KernelError, model::{NameFault, ServiceName, UnknownWord}};
+use crate::{
+    kernel::KernelError,
+    metrics::MetricsError,
+    model::{NameFault, ServiceName},
+};
 
 /// The media type of refusals.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
@@ -60,18 +64,18 @@ pub(crate) enum Refusal {
     ServiceWaits(ServiceName),
     #[error("{name:?} cannot be a service's name: {fault}; write NAMESPACE/NAME, or NAME in the namespace default")]
     BadName { name: String, fault: NameFault },
-    #[error("there is no map {0:?}; one of: {}", MapName::listed())]
-    NoMap(String),
+    #[error("there is no map {name:?}; one of: {}", MapName::listed())]
+    NoMap { name: String },
     #[error("{0}; see /openapi.json for the parameters")]
     BadQuery(#[from] QueryRejection),
     #[error("{}; send {{\"level\": \"info\"}} as application/json", .0.body_text())]
     BadBody(#[from] JsonRejection),
-    #[error("{0}")]
-    BadWord(#[from] UnknownWord),
     #[error("nothing can be changed over TCP; send this to the agent's unix socket (agent.admin in its configuration)")]
     ReadOnly,
     #[error("the request was not complete, or not answered, in time; send it again")]
     Slow,
+    #[error("{0}")]
+    Metrics(#[from] MetricsError),
     #[error("{0}")]
     Kernel(#[from] KernelError),
     #[error("the agent stopped, or failed, while it was answering; see its log")]
@@ -82,14 +86,14 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::NotReady(_) | Self::ServiceWaits(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NoRoute(_) | Self::NoService(_) | Self::NoMap(_) => StatusCode::NOT_FOUND,
+            Self::NoRoute(_) | Self::NoService(_) | Self::NoMap { .. } => StatusCode::NOT_FOUND,
             Self::NoMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadName { .. } | Self::BadWord(_) => StatusCode::BAD_REQUEST,
+            Self::BadName { .. } => StatusCode::BAD_REQUEST,
             Self::BadQuery(rejection) => rejection.status(),
             Self::BadBody(rejection) => rejection.status(),
             Self::ReadOnly => StatusCode::FORBIDDEN,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Kernel(_) | Self::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Kernel(_) | Self::Metrics(_) | Self::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -110,7 +114,7 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        if matches!(self, Self::Kernel(_) | Self::Interrupted(_)) {
+        if matches!(self, Self::Kernel(_) | Self::Metrics(_) | Self::Interrupted(_)) {
             tracing::error!(error = %self, "a request to the admin API failed");
         }
         let status = self.status();
@@ -138,7 +142,7 @@ mod tests {
 
     #[test]
     fn other_refusals_do_not_mention_what_is_missing() {
-        let json = serde_json::to_value(Refusal::NoMap("X".to_owned()).into_problem()).unwrap();
+        let json = serde_json::to_value(Refusal::NoMap { name: "X".to_owned() }.into_problem()).unwrap();
         assert_eq!(json.get("missing"), None);
         assert!(json["detail"].as_str().unwrap().contains("FRONTENDS, SERVICES"), "{json}");
     }

@@ -84,9 +84,9 @@ fn announce(listener: &TcpListener, what: &'static str) {
 }
 
 /// Something that connections come from.
-trait Accept {
+trait Accept: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    async fn next(&self) -> io::Result<Self::Stream>;
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
 impl Accept for TcpListener {
@@ -161,7 +161,7 @@ where
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        _ = stopped.wait_for(|stopped| *stopped) => {
+        () = told_to_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -169,4 +169,9 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the admin API ended early");
     }
+}
+
+async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
+    // Fails only if the sender is gone, which also means the end.
+    let _ = stopped.wait_for(|stopped| *stopped).await.map(drop);
 }

@@ -6,8 +6,6 @@
 mod entry;
 mod read;
 
-use std::str::FromStr;
-
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -106,19 +104,15 @@ impl MapName {
         }
     }
 
+    /// The map of this name, in either case.
+    fn find(name: &str) -> Result<Self, Refusal> {
+        let found = Self::ALL.into_iter().find(|map| map.as_str().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| Refusal::NoMap { name: name.to_owned() })
+    }
+
     /// Every name, with commas.
     pub(super) fn listed() -> String {
         Self::ALL.map(Self::as_str).join(", ")
-    }
-}
-
-impl FromStr for MapName {
-    type Err = Refusal;
-
-    /// Reads a name in either case.
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        let found = Self::ALL.into_iter().find(|name| name.as_str().eq_ignore_ascii_case(text));
-        found.ok_or_else(|| Refusal::NoMap(text.to_owned()))
     }
 }
 
@@ -195,7 +189,7 @@ pub(super) async fn one(
     Path(name): Path<String>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<MapDump>, Refusal> {
-    let name: MapName = name.parse()?;
+    let name = MapName::find(&name)?;
     let limit = parameters?.0.limit.unwrap_or(DEFAULT_LIMIT);
     let found = context.read(move |context, _| read::entries(context, name, limit)).await??;
     Ok(Json(MapDump {

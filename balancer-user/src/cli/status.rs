@@ -1,0 +1,141 @@
+//! `status`: whether the agent steers, by which configuration, how busy it is; and `log-level`.
+
+use std::collections::BTreeMap;
+
+use hyper::{Method, StatusCode};
+use serde_json::json;
+
+use super::{
+    Output, Report,
+    client::Client,
+    list,
+    table::{self, age},
+};
+use crate::{
+    admin::{Applied, BackendRow, Configuration, LogLevelBody, Missing, Problem, ServiceSummary, Version},
+    config::LogLevel,
+    occupancy::BackendState,
+};
+
+/// Everything that `status` shows.
+struct Status {
+    address: String,
+    version: Version,
+    missing: Vec<Missing>,
+    config: Configuration,
+    services: usize,
+    inflight: u64,
+    states: BTreeMap<BackendState, usize>,
+}
+
+pub(super) async fn status(client: &Client, output: Output) -> anyhow::Result<Report> {
+    let status = gather(client).await?;
+    let text = match output {
+        Output::Json => status.json(),
+        Output::Table => status.table(),
+    };
+    Ok(Report { text, fine: status.missing.is_empty() })
+}
+
+async fn gather(client: &Client) -> anyhow::Result<Status> {
+    let version = client.decode("/version", &client.get("/version").await?)?;
+    let config = client.decode("/v1/config", &client.get("/v1/config").await?)?;
+    let services: Vec<ServiceSummary> =
+        client.decode("/v1/services", &client.get("/v1/services").await?)?;
+    let backends: Vec<BackendRow> =
+        client.decode("/v1/backends", &client.get("/v1/backends").await?)?;
+    let mut states = BTreeMap::new();
+    for backend in &backends {
+        *states.entry(backend.state).or_default() += 1;
+    }
+    Ok(Status {
+        address: client.address().to_string(),
+        version,
+        missing: missing(client).await?,
+        config,
+        services: services.len(),
+        inflight: backends.iter().map(|backend| backend.inflight).sum(),
+        states,
+    })
+}
+
+async fn missing(client: &Client) -> anyhow::Result<Vec<Missing>> {
+    let answer = client.send(Method::GET, "/readyz", String::new()).await?;
+    if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+        return Ok(Vec::new());
+    }
+    Ok(client.decode::<Problem>("/readyz", &answer.body)?.missing)
+}
+
+impl Status {
+    fn json(&self) -> String {
+        let value = json!({
+            "address": self.address,
+            "ready": self.missing.is_empty(),
+            "missing": self.missing,
+            "version": self.version,
+            "config": self.config,
+            "services": self.services,
+            "inflight": self.inflight,
+            "backends": self.states,
+        });
+        format!("{value}\n")
+    }
+
+    fn table(&self) -> String {
+        let states: Vec<_> =
+            self.states.iter().map(|(state, count)| format!("{count} {}", state.as_str())).collect();
+        let mut text = table::facts(&[
+            ("agent", format!("{} on {}", self.version.version, self.address)),
+            ("kernel", self.version.kernel_release.clone()),
+            ("cgroup", self.version.cgroup.clone()),
+            ("up", age(self.version.uptime_seconds * 1000)),
+            ("steering", self.steering()),
+            ("configuration", self.configuration()),
+            ("services", self.services.to_string()),
+            ("backends", if states.is_empty() { "0".to_owned() } else { states.join(", ") }),
+            ("inflight", self.inflight.to_string()),
+        ]);
+        let problems = self.config.problems.iter().map(|problem| ("rejected", problem));
+        let warnings = self.config.warnings.iter().map(|warning| ("warning", warning));
+        for (kind, problem) in problems.chain(warnings) {
+            text.push_str(&format!("{kind}: {}\n", problem.in_file(&self.config.file)));
+        }
+        text
+    }
+
+    fn steering(&self) -> String {
+        let missing = self.missing.iter().map(|missing| match missing {
+            Missing::Programs => "the programs are not attached",
+            Missing::Configuration => "the first configuration is not in the kernel",
+        });
+        match missing.collect::<Vec<_>>() {
+            none if none.is_empty() => "yes".to_owned(),
+            some => format!("no: {}", some.join(", ")),
+        }
+    }
+
+    fn configuration(&self) -> String {
+        let Configuration { file, generation, generation_in_kernel, applied, rejected, .. } = &self.config;
+        let applied = match applied {
+            Applied::InForce => "in force".to_owned(),
+            Applied::Pending => format!("on its way; generation {generation_in_kernel} is in the kernel"),
+            Applied::Rejected => "in force; the newest change of the file was rejected".to_owned(),
+        };
+        format!("{file}, generation {generation}, {applied}, {rejected} rejected so far")
+    }
+}
+
+pub(super) async fn log_level(
+    client: &Client,
+    level: LogLevel,
+    output: Output,
+) -> anyhow::Result<Report> {
+    const PATH: &str = "/v1/log-level";
+    let body = client.put(PATH, serde_json::to_string(&LogLevelBody { level })?).await?;
+    if output == Output::Json {
+        return Ok(list::json(body));
+    }
+    let LogLevelBody { level } = client.decode(PATH, &body)?;
+    Ok(Report::fine(format!("The agent now logs {level} and more severe lines.\n")))
+}

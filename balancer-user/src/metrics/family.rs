@@ -1,0 +1,93 @@
+//! Builds what the Prometheus encoder takes: a definition with values.
+
+use std::iter::zip;
+
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+use super::{Definition, Kind};
+
+/// A metric with the values gathered so far.
+pub(super) struct Family {
+    definition: Definition,
+    metrics: Vec<Metric>,
+}
+
+impl Family {
+    pub(super) fn new(definition: Definition) -> Self {
+        Self { definition, metrics: Vec::new() }
+    }
+
+    /// With one value and no labels.
+    pub(super) fn single(definition: Definition, value: f64) -> Self {
+        let mut family = Self::new(definition);
+        family.push(&[], value);
+        family
+    }
+
+    /// Adds the value for these labels, which are in the definition's order.
+    pub(super) fn push(&mut self, labels: &[&str], value: f64) {
+        let mut metric = self.labelled(labels);
+        match self.definition.kind {
+            Kind::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            Kind::Gauge => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            Kind::Histogram => debug_assert!(false, "a histogram has no single value"),
+        }
+        self.metrics.push(metric);
+    }
+
+    /// Adds counts up to and with each bound, in rising order. All there are is the last one's
+    /// count plus `above`.
+    pub(super) fn push_histogram(&mut self, buckets: &[(f64, u64)], above: u64, sum: f64) {
+        let bounds = buckets.iter().map(|(bound, cumulative)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(*cumulative);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(bounds.collect());
+        histogram.set_sample_count(buckets.last().map_or(0, |(_, cumulative)| *cumulative) + above);
+        histogram.set_sample_sum(sum);
+        let mut metric = self.labelled(&[]);
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    fn labelled(&self, values: &[&str]) -> Metric {
+        debug_assert_eq!(values.len(), self.definition.labels.len(), "{}", self.definition.name);
+        let pairs = zip(self.definition.labels, values).map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        Metric::from_label(pairs.collect())
+    }
+
+    /// For the encoder; none if nothing was gathered, which it does not take.
+    pub(super) fn finish(self) -> Option<MetricFamily> {
+        if self.metrics.is_empty() {
+            return None;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(self.definition.name.to_owned());
+        family.set_help(self.definition.help.to_owned());
+        family.set_field_type(match self.definition.kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+            Kind::Histogram => MetricType::HISTOGRAM,
+        });
+        family.set_metric(self.metrics);
+        Some(family)
+    }
+}

@@ -1,0 +1,255 @@
+//! Gathers the values of every metric from the kernel, the configuration and the agent.
+
+use std::{net::SocketAddr, time::UNIX_EPOCH};
+
+use balancer_common::{
+    atomic::{load, load32},
+    histogram,
+    maps::ABI,
+    service::{NONE, Tables},
+};
+use prometheus::proto::MetricFamily;
+
+use super::{MAX_SHOWN, definition as metric, family::Family};
+use crate::{
+    admin::{Context, Counts, MapName, kernel_release},
+    kernel::{Kernel, KernelError},
+    model::ServiceName,
+    occupancy::{BackendState, Occupancy, granted, members},
+    reconcile::Assignment,
+    state::Snapshot,
+};
+
+/// Every metric that has a value, in the order of the definitions.
+pub(super) fn families(
+    context: &Context,
+    snapshot: &Snapshot,
+) -> Result<Vec<MetricFamily>, KernelError> {
+    let kernel = &*context.kernel;
+    let shown = Shown::of(kernel.memory(), &context.progress.assignment());
+    let families = about_agent(context)
+        .into_iter()
+        .chain(about_all(&shown))
+        .chain(about_services(kernel, &shown.services)?)
+        .chain(about_backends(&shown.backends))
+        .chain(about_programs(kernel)?)
+        .chain(about_maps(kernel, &shown)?)
+        .chain(about_configuration(snapshot, context.progress.generation()))
+        .chain([omitted(&shown)]);
+    Ok(families.filter_map(Family::finish).collect())
+}
+
+/// What is read while the numbering holds still: memory only, no system call.
+struct Shown {
+    services: Vec<ShownService>,
+    backends: Vec<ShownBackend>,
+    all_services: usize,
+    all_backends: usize,
+    leaves: u32,
+    states: [u32; BackendState::ALL.len()],
+}
+
+struct ShownService {
+    name: ServiceName,
+    id: u32,
+    inflight: u64,
+    states: [u32; BackendState::ALL.len()],
+}
+
+struct ShownBackend {
+    address: SocketAddr,
+    inflight: u64,
+    granted: Option<u32>,
+    steered: u64,
+}
+
+impl Shown {
+    fn of<T: Tables>(tables: &T, assignment: &Assignment) -> Self {
+        let mut shown = Self {
+            services: Vec::new(),
+            backends: Vec::new(),
+            all_services: assignment.services().count(),
+            all_backends: assignment.backends().count(),
+            leaves: 0,
+            states: Default::default(),
+        };
+        for (name, service) in assignment.services() {
+            shown.leaves += leaves(tables, service.id);
+            if shown.services.len() < MAX_SHOWN {
+                let states = members(tables, service, assignment).map(BackendState::of);
+                shown.services.push(ShownService {
+                    name: name.clone(),
+                    id: service.id,
+                    inflight: Occupancy::of(tables, service, assignment).inflight,
+                    states: tally(states),
+                });
+            }
+        }
+        let records = || {
+            let assigned = assignment.backends();
+            assigned.filter_map(|(address, it)| Some((*address, tables.backend(it.id)?)))
+        };
+        shown.backends = records()
+            .take(MAX_SHOWN)
+            .map(|(address, record)| ShownBackend {
+                address,
+                inflight: record.inflight(),
+                granted: granted(record),
+                steered: load(&record.steered),
+            })
+            .collect();
+        let leaving = assignment.retired().filter_map(|(_, retired)| tables.backend(retired.id));
+        let leaving = leaving.filter(|record| record.inflight() > 0).map(|_| BackendState::Draining);
+        shown.states = tally(records().map(|(_, record)| BackendState::of(record)).chain(leaving));
+        shown
+    }
+}
+
+fn leaves<T: Tables>(tables: &T, service: u32) -> u32 {
+    let record = tables.service(service);
+    let present = record.into_iter().flat_map(|record| &record.leaves);
+    present.filter(|leaf| load32(leaf) != NONE).count() as u32
+}
+
+fn tally(states: impl Iterator<Item = BackendState>) -> [u32; BackendState::ALL.len()] {
+    let mut counts = [0; BackendState::ALL.len()];
+    for state in states {
+        counts[state as usize] += 1;
+    }
+    counts
+}
+
+fn about_agent(context: &Context) -> Vec<Family> {
+    let mut build = Family::new(metric::BUILD_INFO);
+    build.push(&[env!("CARGO_PKG_VERSION"), &ABI.to_string(), &kernel_release()], 1.0);
+    let ready = *context.ready.borrow() && context.progress.generation() > 0;
+    vec![
+        build,
+        Family::single(metric::READY, f64::from(u8::from(ready))),
+        Family::single(metric::UPTIME, context.started.elapsed().as_secs_f64()),
+    ]
+}
+
+fn about_all(shown: &Shown) -> Vec<Family> {
+    let mut backends = Family::new(metric::BACKENDS);
+    for (state, count) in BackendState::ALL.iter().zip(shown.states) {
+        backends.push(&[state.as_str()], f64::from(count));
+    }
+    vec![Family::single(metric::SERVICES, shown.all_services as f64), backends]
+}
+
+fn about_services(kernel: &Kernel, services: &[ShownService]) -> Result<Vec<Family>, KernelError> {
+    let mut backends = Family::new(metric::SERVICE_BACKENDS);
+    let mut inflight = Family::new(metric::SERVICE_INFLIGHT);
+    let mut connects = Family::new(metric::CONNECTS);
+    let mut failures = Family::new(metric::CONNECT_FAILURES);
+    let mut released = Family::new(metric::SLOTS_RELEASED);
+    for service in services {
+        let (namespace, name) = (service.name.namespace.as_str(), service.name.name.as_str());
+        for (state, count) in BackendState::ALL.iter().zip(service.states) {
+            backends.push(&[namespace, name, state.as_str()], f64::from(count));
+        }
+        inflight.push(&[namespace, name], service.inflight as f64);
+        let counts = Counts::from(kernel.counters(service.id)?);
+        for (result, count) in [
+            ("idle", counts.idle),
+            ("shared", counts.shared),
+            ("refused", counts.refused),
+            ("no_backends", counts.no_backends),
+        ] {
+            connects.push(&[namespace, name, result], count as f64);
+        }
+        failures.push(&[namespace, name], counts.connect_failures as f64);
+        released.push(&[namespace, name], counts.released as f64);
+    }
+    Ok(vec![backends, inflight, connects, failures, released])
+}
+
+fn about_backends(backends: &[ShownBackend]) -> Vec<Family> {
+    let mut inflight = Family::new(metric::BACKEND_INFLIGHT);
+    let mut granted = Family::new(metric::BACKEND_GRANTED);
+    let mut steered = Family::new(metric::BACKEND_STEERED);
+    for backend in backends {
+        let address = backend.address.to_string();
+        inflight.push(&[&address], backend.inflight as f64);
+        if let Some(slots) = backend.granted {
+            granted.push(&[&address], f64::from(slots));
+        }
+        steered.push(&[&address], backend.steered as f64);
+    }
+    vec![inflight, granted, steered]
+}
+
+fn about_programs(kernel: &Kernel) -> Result<Vec<Family>, KernelError> {
+    let mut faults = Family::new(metric::FAULTS);
+    for (reason, count) in kernel.faults()? {
+        faults.push(&[reason], count as f64);
+    }
+    let mut seconds = Family::new(metric::PROGRAM_RUN_SECONDS);
+    let mut runs = Family::new(metric::PROGRAM_RUNS);
+    for program in kernel.programs() {
+        seconds.push(&[program.name], program.run_time.as_secs_f64());
+        runs.push(&[program.name], program.run_count as f64);
+    }
+    Ok(vec![faults, decision(&kernel.decision_time()?), seconds, runs])
+}
+
+/// One bound per power of two, of the four that the kernel tells apart.
+pub(super) fn decision(counts: &[u64]) -> Family {
+    const NANOSECOND: f64 = 1e-9;
+    let mut buckets = Vec::new();
+    let (mut cumulative, mut above, mut sum_ns) = (0, 0, 0.0);
+    for (index, count) in (0u32..).zip(counts) {
+        let from = histogram::lower_bound_ns(index);
+        if index + 1 == histogram::BUCKETS {
+            above = *count;
+            sum_ns += *count as f64 * from as f64;
+            break;
+        }
+        // Durations are whole nanoseconds, so the highest one in the bucket is one below the next.
+        let highest = histogram::lower_bound_ns(index + 1) - 1;
+        cumulative += count;
+        sum_ns += *count as f64 * (from + highest) as f64 / 2.0;
+        let next = highest + 1;
+        if next.is_power_of_two() && next >= 64 {
+            buckets.push((next as f64 * NANOSECOND, cumulative));
+        }
+    }
+    let mut family = Family::new(metric::DECISION);
+    family.push_histogram(&buckets, above, sum_ns * NANOSECOND);
+    family
+}
+
+fn about_maps(kernel: &Kernel, shown: &Shown) -> Result<Vec<Family>, KernelError> {
+    let mut entries = Family::new(metric::MAP_ENTRIES);
+    let mut capacity = Family::new(metric::MAP_CAPACITY);
+    for (map, used) in [
+        (MapName::Frontends, kernel.frontends()?.len()),
+        (MapName::Services, shown.all_services),
+        (MapName::Leaves, shown.leaves as usize),
+        (MapName::Backends, shown.all_backends),
+    ] {
+        entries.push(&[map.as_str()], used as f64);
+        capacity.push(&[map.as_str()], map.capacity().map_or(f64::INFINITY, f64::from));
+    }
+    Ok(vec![entries, capacity])
+}
+
+fn about_configuration(snapshot: &Snapshot, in_kernel: u64) -> Vec<Family> {
+    let mut generation = Family::new(metric::CONFIG_GENERATION);
+    generation.push(&["accepted"], snapshot.generation as f64);
+    generation.push(&["in_kernel"], in_kernel as f64);
+    let since_1970 = snapshot.accepted_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    vec![
+        generation,
+        Family::single(metric::CONFIG_ACCEPTED, since_1970.as_secs_f64()),
+        Family::single(metric::CONFIG_REJECTED, snapshot.rejected as f64),
+    ]
+}
+
+fn omitted(shown: &Shown) -> Family {
+    let mut omitted = Family::new(metric::OMITTED);
+    omitted.push(&["service"], (shown.all_services - shown.services.len()) as f64);
+    omitted.push(&["backend"], (shown.all_backends - shown.backends.len()) as f64);
+    omitted
+}

@@ -1,0 +1,68 @@
+//! The table, the page made from it, and the shape of what is served.
+
+use std::{collections::BTreeSet, env, fs, path::Path};
+
+use balancer_common::histogram;
+use prometheus::TextEncoder;
+
+use super::{METRICS, definition, family::Family, read, reference_markdown};
+
+fn text(families: Vec<Family>) -> String {
+    let families: Vec<_> = families.into_iter().filter_map(Family::finish).collect();
+    TextEncoder::new().encode_to_string(&families).unwrap()
+}
+
+#[test]
+fn the_page_in_docs_is_the_rendered_one() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let rendered = reference_markdown();
+    if env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&file, &rendered).unwrap();
+    }
+    let written = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        written == rendered,
+        "docs/metrics.md is not what the code says; run: UPDATE_DOCS=1 cargo test -p balancer-user metrics"
+    );
+}
+
+#[test]
+fn names_are_unique_and_end_as_prometheus_wants() {
+    let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), METRICS.len());
+    for metric in METRICS {
+        assert!(metric.name.starts_with("idlefirst_"), "{}", metric.name);
+        let counts = metric.name.ends_with("_total");
+        assert_eq!(counts, metric.kind == super::Kind::Counter, "{}", metric.name);
+    }
+}
+
+#[test]
+fn a_family_is_text_with_its_labels_in_order() {
+    let mut connects = Family::new(definition::CONNECTS);
+    connects.push(&["default", "hello", "idle"], 3.0);
+    let text = text(vec![connects, Family::new(definition::FAULTS)]);
+    assert!(text.contains("# TYPE idlefirst_connects_total counter\n"), "{text}");
+    let line = r#"idlefirst_connects_total{namespace="default",service="hello",result="idle"} 3"#;
+    assert!(text.contains(line), "{text}");
+    assert!(!text.contains("faults"), "a family without values is left out: {text}");
+}
+
+#[test]
+fn decision_times_fall_in_buckets_of_powers_of_two() {
+    let mut counts = vec![0; histogram::BUCKETS as usize];
+    for ns in [100, 127, 128, 1_000, 10_000_000] {
+        counts[histogram::bucket(ns) as usize] += 1;
+    }
+    let text = text(vec![read::decision(&counts)]);
+    for line in [
+        r#"_bucket{le="0.000000064"} 0"#,
+        r#"_bucket{le="0.000000128"} 2"#,
+        r#"_bucket{le="0.000000256"} 3"#,
+        r#"_bucket{le="0.000001024"} 4"#,
+        r#"_bucket{le="+Inf"} 5"#,
+        "_count 5",
+    ] {
+        assert!(text.contains(line), "{line} is not in:\n{text}");
+    }
+}
