@@ -34,6 +34,8 @@
 pub mod admin;
 pub mod agent;
 pub mod cgroup;
+pub mod crowd;
+pub mod exact;
 pub mod function;
 pub mod name;
 pub mod netns;

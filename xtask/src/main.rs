@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build-ebpf | check | test`.
+//! The project's own commands: `cargo xtask build-ebpf | check | test | demo`.
 //!
 //! One module per command. Each sets up what it needs, shows progress on long steps, and
 //! says of every failure which command failed and what to do. Called by people and `.ci/run`.
@@ -7,6 +7,7 @@
 
 mod build_ebpf;
 mod check;
+mod demo;
 mod process;
 mod test;
 
@@ -27,6 +28,8 @@ enum Task {
     BuildEbpf(build_ebpf::Options),
     /// Check formatting, lints and the rules of the source tree
     Check(check::Options),
+    /// Run the main job for a while, on real function servers, and show it; needs root
+    Demo(demo::Options),
     /// Run every test; needs root
     Test(test::Options),
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Check(options) => check::run(&options),
+        Task::Demo(options) => demo::run(options),
         Task::Test(options) => test::run(&options),
     };
     match outcome {

@@ -122,7 +122,7 @@ enum Level {
 
 /// Whether the agent lives. Asks nothing of it but to answer.
 #[utoipa::path(
-    get, path = "/healthz", tag = "agent",
+    get, path = "/healthz", operation_id = "get_health", tag = "agent",
     responses((status = 200, description = "It does", body = Ready))
 )]
 pub(super) async fn healthz() -> Json<Ready> {
@@ -131,7 +131,7 @@ pub(super) async fn healthz() -> Json<Ready> {
 
 /// Whether connects are steered by the configuration.
 #[utoipa::path(
-    get, path = "/readyz", tag = "agent",
+    get, path = "/readyz", operation_id = "get_readiness", tag = "agent",
     responses(
         (status = 200, description = "They are", body = Ready),
         (status = 503, response = Problem),
@@ -150,7 +150,7 @@ pub(super) async fn readyz(State(context): State<Context>) -> Result<Json<Ready>
 
 /// What runs, in user space and in the kernel.
 #[utoipa::path(
-    get, path = "/version", tag = "agent",
+    get, path = "/version", operation_id = "get_version", tag = "agent",
     responses(
         (status = 200, description = "Versions, ids and tags", body = Version),
         (status = "default", response = Problem),
@@ -187,7 +187,7 @@ pub(crate) fn kernel_release() -> String {
 
 /// Which configuration is in force, and what is wrong with the file.
 #[utoipa::path(
-    get, path = "/v1/config", tag = "agent",
+    get, path = "/v1/config", operation_id = "get_config", tag = "agent",
     responses((status = 200, description = "The state of the configuration", body = Configuration))
 )]
 pub(super) async fn config(State(context): State<Context>) -> Json<Configuration> {
@@ -214,7 +214,7 @@ pub(super) async fn config(State(context): State<Context>) -> Json<Configuration
 
 /// How much is logged.
 #[utoipa::path(
-    get, path = "/v1/log-level", tag = "agent",
+    get, path = "/v1/log-level", operation_id = "get_log_level", tag = "agent",
     responses((status = 200, description = "The level in force", body = LogLevelBody))
 )]
 pub(super) async fn log_level(State(context): State<Context>) -> Json<LogLevelBody> {

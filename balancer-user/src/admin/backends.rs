@@ -50,7 +50,7 @@ pub struct BackendRow {
 
 /// Every backend, by address.
 #[utoipa::path(
-    get, path = "/v1/backends", tag = "backends",
+    get, path = "/v1/backends", operation_id = "list_backends", tag = "backends",
     responses(
         (status = 200, description = "The backends", body = Vec<BackendRow>),
         (status = "default", response = Problem),

@@ -60,7 +60,7 @@ pub(super) struct Parameters {
 
 /// Live steered connections, in every network namespace, oldest first.
 #[utoipa::path(
-    get, path = "/v1/connections", tag = "connections", params(Parameters),
+    get, path = "/v1/connections", operation_id = "list_connections", tag = "connections", params(Parameters),
     responses(
         (status = 200, description = "The connections", body = Connections),
         (status = 404, response = Problem),

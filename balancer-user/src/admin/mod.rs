@@ -112,7 +112,7 @@ pub(crate) enum Transport {
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
     ),
     servers((url = "/", description = "The address that this document came from")),
-    components(responses(Problem))
+    components(responses(Problem), schemas(Missing))
 )]
 struct Document;
 
@@ -183,7 +183,7 @@ async fn limit_time(request: Request, next: Next) -> Response {
 
 /// Figures for Prometheus, as text.
 #[utoipa::path(
-    get, path = "/metrics", tag = "agent",
+    get, path = "/metrics", operation_id = "get_metrics", tag = "agent",
     responses(
         (status = 200, description = "Every metric of docs/metrics.md", body = String,
          content_type = "text/plain; version=0.0.4"),
@@ -197,7 +197,7 @@ async fn metrics_text(State(context): State<Context>) -> Result<Response, Refusa
 
 /// This document.
 #[utoipa::path(
-    get, path = "/openapi.json", tag = "agent",
+    get, path = "/openapi.json", operation_id = "get_document", tag = "agent",
     responses((status = 200, description = "An OpenAPI document", body = serde_json::Value))
 )]
 async fn openapi() -> Response {

@@ -145,7 +145,7 @@ impl From<ServiceCounters> for Counts {
 
 /// Every service in the kernel, by namespace and name.
 #[utoipa::path(
-    get, path = "/v1/services", tag = "services",
+    get, path = "/v1/services", operation_id = "list_services", tag = "services",
     responses(
         (status = 200, description = "The services", body = Vec<ServiceSummary>),
         (status = "default", response = Problem),
@@ -193,7 +193,7 @@ fn facts(service: &Service, placed: &AssignedService) -> ServiceFacts {
 
 /// One service, with its settings, counters and backends.
 #[utoipa::path(
-    get, path = "/v1/services/{namespace}/{name}", tag = "services",
+    get, path = "/v1/services/{namespace}/{name}", operation_id = "get_service", tag = "services",
     params(
         ("namespace" = String, Path, description = "The service's namespace"),
         ("name" = String, Path, description = "The service's name"),

@@ -151,7 +151,7 @@ pub(super) struct Parameters {
 
 /// Every map, with how full it is.
 #[utoipa::path(
-    get, path = "/v1/maps", tag = "maps",
+    get, path = "/v1/maps", operation_id = "list_maps", tag = "maps",
     responses(
         (status = 200, description = "The maps", body = Vec<MapSummary>),
         (status = "default", response = Problem),
@@ -176,7 +176,7 @@ fn summary(context: &Context, name: MapName) -> Result<MapSummary, Refusal> {
 
 /// What is in one map.
 #[utoipa::path(
-    get, path = "/v1/maps/{name}", tag = "maps",
+    get, path = "/v1/maps/{name}", operation_id = "get_map", tag = "maps",
     params(("name" = String, Path, description = "The map's name, in either case"), Parameters),
     responses(
         (status = 200, description = "Its entries", body = MapDump),
