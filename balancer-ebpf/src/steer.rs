@@ -5,7 +5,11 @@
 //! holds from an earlier attempt is given back before anything new is taken;
 //! the socket's record is there before the slot is, so no slot is ever unowned.
 
-use aya_ebpf::{bindings::bpf_sock_addr, helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns}, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    programs::SockAddrContext,
+};
 use aya_log_ebpf::debug;
 use balancer_common::{
     address::{Address, FrontendKey, Port, TCP},
@@ -117,9 +121,11 @@ impl Timer {
 
     #[inline(always)]
     fn start() -> Self {
-        let chosen = Maps.random() % Self::EVERY == 0;
+        if !Maps.random().is_multiple_of(Self::EVERY) {
+            return Self { started_ns: 0 };
+        }
         // SAFETY: the helper has no preconditions.
-        let started_ns = if chosen { unsafe { bpf_ktime_get_ns() } } else { 0 };
+        let started_ns = unsafe { bpf_ktime_get_ns() };
         Self { started_ns }
     }
 

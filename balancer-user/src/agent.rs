@@ -47,7 +47,10 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     let signals = Signals::new().context("cannot listen for signals")?;
     let listeners = admin::Listeners::bind(&agent)?;
 
-    let options = Options { cgroup: agent.cgroup.clone(), pin_path: agent.pin_path.clone() };
+    let options = Options {
+        cgroup: agent.cgroup.clone(),
+        pin_path: agent.pin_path.clone(),
+    };
     let kernel = Arc::new(Kernel::load(&options)?);
     let source = loaded.config.source;
     let state = Arc::new(State::new(loaded, config_path.clone()));
@@ -110,7 +113,11 @@ async fn heartbeat(kernel: Arc<Kernel>, log: LogControl) {
 
 fn put_state(kernel: &Kernel, log: &LogControl) -> anyhow::Result<()> {
     let switches = if log.shows_trace() { SWITCH_LOG } else { 0 };
-    kernel.put_agent_state(AgentState { heartbeat_ns: kernel.now().as_nanos() as u64, abi: ABI, switches })?;
+    kernel.put_agent_state(AgentState {
+        heartbeat_ns: kernel.now().as_nanos() as u64,
+        abi: ABI,
+        switches,
+    })?;
     Ok(())
 }
 

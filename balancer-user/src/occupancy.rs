@@ -20,9 +20,7 @@ use crate::{
 };
 
 /// What a backend is doing, or why it gets nothing new.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendState {
     /// No slot is taken, and there is one.
@@ -106,7 +104,9 @@ impl Occupancy {
     /// That of a service.
     pub fn of<T: Tables>(tables: &T, service: &AssignedService, assignment: &Assignment) -> Self {
         let mut sum = Self {
-            waiters: tables.service(service.id).map_or(0, |record| load32(&record.waiters)),
+            waiters: tables
+                .service(service.id)
+                .map_or(0, |record| load32(&record.waiters)),
             ..Self::default()
         };
         for backend in members(tables, service, assignment) {
@@ -119,8 +119,10 @@ impl Occupancy {
         self.inflight += inflight;
         self.idle += u32::from(state == BackendState::Idle);
         self.available += u32::from(state.is_available());
-        self.unhealthy +=
-            u32::from(matches!(state, BackendState::Unhealthy | BackendState::Ejected));
+        self.unhealthy += u32::from(matches!(
+            state,
+            BackendState::Unhealthy | BackendState::Ejected
+        ));
     }
 }
 
@@ -130,7 +132,10 @@ pub fn members<'t, T: Tables>(
     service: &'t AssignedService,
     assignment: &'t Assignment,
 ) -> impl Iterator<Item = &'t Backend> {
-    let assigned = service.members.keys().filter_map(|address| assignment.backend(address));
+    let assigned = service
+        .members
+        .keys()
+        .filter_map(|address| assignment.backend(address));
     assigned.filter_map(|backend| tables.backend(backend.id))
 }
 
@@ -154,7 +159,11 @@ impl Names {
     /// Those of everything in the maps.
     pub fn of(assignment: &Assignment) -> Self {
         let services = assignment.services();
-        Self(services.map(|(name, service)| (service.id, name.clone())).collect())
+        Self(
+            services
+                .map(|(name, service)| (service.id, name.clone()))
+                .collect(),
+        )
     }
 
     /// The name of the service with this id.
@@ -197,7 +206,10 @@ mod tests {
     #[test]
     fn a_backend_without_slots_is_full_and_one_without_limit_never() {
         let plain = Plain::one_service(&[0, UNLIMITED]);
-        assert_eq!(BackendState::of(plain.backend(0).unwrap()), BackendState::Full);
+        assert_eq!(
+            BackendState::of(plain.backend(0).unwrap()),
+            BackendState::Full
+        );
         let unlimited = plain.backend(1).unwrap();
         take(unlimited, Want::Available, Side::Kernel).unwrap();
         assert_eq!(BackendState::of(unlimited), BackendState::Busy);
@@ -226,8 +238,13 @@ mod tests {
         for (state, inflight) in BackendState::ALL.into_iter().zip(0..) {
             sum.add(state, inflight);
         }
-        let expected =
-            Occupancy { idle: 1, available: 2, unhealthy: 2, inflight: 15, waiters: 0 };
+        let expected = Occupancy {
+            idle: 1,
+            available: 2,
+            unhealthy: 2,
+            inflight: 15,
+            waiters: 0,
+        };
         assert_eq!(sum, expected);
     }
 

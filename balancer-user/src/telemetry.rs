@@ -40,8 +40,13 @@ pub fn init(config: &LogConfig) -> LogControl {
         LogFormat::Json => lines.with_ansi(false).json().flatten_event(true).boxed(),
     };
     // Fails only if there is a log already: see above.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
-    LogControl { level: Arc::new(Mutex::new(config.level)), filter: handle }
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .try_init();
+    LogControl {
+        level: Arc::new(Mutex::new(config.level)),
+        filter: handle,
+    }
 }
 
 impl LogControl {

@@ -141,7 +141,13 @@ pub fn assert_no_slot_astray(agent: &Agent) -> Result<()> {
         let found = faults.iter().find(|fault| fault["fault"] == name);
         found.with_context(|| format!("{name} is not among {faults:?}"))
     };
-    for name in ["stale_generation", "underflow", "no_service", "no_connection", "no_callbacks"] {
+    for name in [
+        "stale_generation",
+        "underflow",
+        "no_service",
+        "no_connection",
+        "no_callbacks",
+    ] {
         let fault = of(name)?;
         ensure!(fault["count"] == 0, "the programs counted {fault}");
     }

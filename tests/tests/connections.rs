@@ -66,7 +66,10 @@ fn each_is_listed_by_its_own_client_and_pod() -> Result<()> {
     }
     let mut expected = Vec::new();
     for (client, pod, _) in &held {
-        expected.push((client.local_addr()?.to_string(), scene.pod(*pod).to_string()));
+        expected.push((
+            client.local_addr()?.to_string(),
+            scene.pod(*pod).to_string(),
+        ));
     }
     // Those of one scheduler tick are in any order.
     expected.sort();
@@ -168,7 +171,10 @@ fn they_can_be_listed_by_service() -> Result<()> {
     };
     assert_eq!(of("default/hello")?, 1);
     assert_eq!(of("default/other")?, 0);
-    let unknown = scene.agent().admin().get("/v1/connections?service=nobody")?;
+    let unknown = scene
+        .agent()
+        .admin()
+        .get("/v1/connections?service=nobody")?;
     assert_eq!(unknown.status, 404);
     drop(client);
     scene.finish()

@@ -53,7 +53,9 @@ fn the_client_closes_with_bytes_unread() -> Result<()> {
     scene.assert_full();
     drop(client);
     assert_eq!(scene.inflight(), 0, "a close gives back at once");
-    let reset = pod.read(&mut [0]).expect_err("what is unread becomes a reset");
+    let reset = pod
+        .read(&mut [0])
+        .expect_err("what is unread becomes a reset");
     assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
     scene.finish()
 }
@@ -166,7 +168,9 @@ fn the_client_is_killed() -> Result<()> {
     let (address, port) = (scene.frontend().ip(), scene.frontend().port());
     command
         .arg("-c")
-        .arg(format!("exec 3<>/dev/tcp/{address}/{port} && exec sleep 600"))
+        .arg(format!(
+            "exec 3<>/dev/tcp/{address}/{port} && exec sleep 600"
+        ))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     let mut client = Process::start(command)?;

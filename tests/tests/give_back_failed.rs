@@ -27,7 +27,11 @@ fn the_pod_refuses() -> Result<()> {
     for tries in 1..=3 {
         let socket = scene.socket(Domain::IPV4)?;
         assert_eq!(errno(dial(&socket, &scene)), Errno::ECONNREFUSED);
-        assert_eq!(scene.inflight(), 0, "given back before the socket is closed");
+        assert_eq!(
+            scene.inflight(),
+            0,
+            "given back before the socket is closed"
+        );
         assert_eq!(scene.steered(), tries, "the pod refused, not the kernel");
     }
     scene.finish()

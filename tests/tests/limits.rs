@@ -14,8 +14,8 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tests::{
     agent::Agent,
     crowd::{
-        Crowd, Outcome, SOON, assert_no_slot_astray, dial, exchange, frontend_address,
-        pod_address, settle,
+        Crowd, Outcome, SOON, assert_no_slot_astray, dial, exchange, frontend_address, pod_address,
+        settle,
     },
     exact::{ExactServer, Request},
     process::Process,
@@ -27,6 +27,8 @@ const THREADS: u64 = 32;
 /// After a refusal: long enough for the servers to get the processor, which would otherwise be
 /// busy with refusing.
 const PAUSE: Duration = Duration::from_micros(300);
+/// What a request takes, so that slots are wanted while they are taken.
+const WORK: Duration = Duration::from_micros(500);
 /// No stress goes on for longer, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(100);
 
@@ -91,7 +93,7 @@ impl Stage {
 fn thirty_two_threads_never_get_more_than_the_slots_there_are() -> Result<()> {
     const ATTEMPTS: u64 = 200_000;
     const SERVED: u64 = 50_000;
-    let stage = Stage::new(Duration::ZERO)?;
+    let stage = Stage::new(WORK)?;
     let figures = hammer(&stage.crowd, |figures| {
         figures.attempts.load(Relaxed) >= ATTEMPTS && figures.served.load(Relaxed) >= SERVED
     })?;
@@ -105,9 +107,19 @@ fn thirty_two_threads_never_get_more_than_the_slots_there_are() -> Result<()> {
     assert!(refused > 0, "{figures:?}");
     let steered = totals["idle"] + totals["shared"];
     assert_eq!(steered, served, "steered: {totals:?}, {figures:?}");
-    assert_eq!(totals["released"], served, "released: {totals:?}, {figures:?}");
-    assert_eq!(totals["refused"], refused, "refused: {totals:?}, {figures:?}");
-    let seen: u64 = stage.servers.iter().map(|server| server.tally().served).sum();
+    assert_eq!(
+        totals["released"], served,
+        "released: {totals:?}, {figures:?}"
+    );
+    assert_eq!(
+        totals["refused"], refused,
+        "refused: {totals:?}, {figures:?}"
+    );
+    let seen: u64 = stage
+        .servers
+        .iter()
+        .map(|server| server.tally().served)
+        .sum();
     assert_eq!(seen, served);
     stage.finish()
 }
@@ -119,7 +131,7 @@ fn a_pod_of_two_services_has_one_count() -> Result<()> {
     let servers = [2, 1, 1]
         .into_iter()
         .zip(0..)
-        .map(|(limit, pod)| crowd.serve(pod, limit, Duration::ZERO))
+        .map(|(limit, pod)| crowd.serve(pod, limit, WORK))
         .collect::<Result<Vec<_>>>()?;
     let services = [
         service("wide", SINGLE, 2, 0..3),
@@ -163,7 +175,11 @@ fn servers_that_reset_and_clients_that_leave_give_every_slot_back_once() -> Resu
         Ok(())
     })?;
     settle(&stage.agent, &stage.servers);
-    let given_up: u64 = stage.servers.iter().map(|server| server.tally().given_up).sum();
+    let given_up: u64 = stage
+        .servers
+        .iter()
+        .map(|server| server.tally().given_up)
+        .sum();
     assert!(given_up > 0, "no client left without a question");
     stage.finish()
 }
@@ -174,7 +190,13 @@ fn clients_killed_in_the_middle_of_a_request_give_their_slots_back() -> Result<(
     const ROUNDS: usize = 5;
     const SERVED_EACH_ROUND: u64 = 500;
     let stage = Stage::new(Duration::from_millis(4))?;
-    let served = || -> u64 { stage.servers.iter().map(|server| server.tally().served).sum() };
+    let served = || -> u64 {
+        stage
+            .servers
+            .iter()
+            .map(|server| server.tally().served)
+            .sum()
+    };
     let mut clients = (0..CLIENTS)
         .map(|_| client(&stage.crowd))
         .collect::<Result<Vec<_>>>()?;
@@ -182,7 +204,11 @@ fn clients_killed_in_the_middle_of_a_request_give_their_slots_back() -> Result<(
         let before = served();
         eventually(SOON, || {
             let new = served() - before;
-            if new >= SERVED_EACH_ROUND { Ok(()) } else { Err(format!("only {new} served")) }
+            if new >= SERVED_EACH_ROUND {
+                Ok(())
+            } else {
+                Err(format!("only {new} served"))
+            }
         });
         for mut killed in clients.drain(..CLIENTS / 3) {
             kill(&mut killed)?;
@@ -195,8 +221,15 @@ fn clients_killed_in_the_middle_of_a_request_give_their_slots_back() -> Result<(
         kill(client)?;
     }
     settle(&stage.agent, &stage.servers);
-    let given_up: u64 = stage.servers.iter().map(|server| server.tally().given_up).sum();
-    assert!(given_up >= 10, "only {given_up} were killed in the middle of a request");
+    let given_up: u64 = stage
+        .servers
+        .iter()
+        .map(|server| server.tally().given_up)
+        .sum();
+    assert!(
+        given_up >= 10,
+        "only {given_up} were killed in the middle of a request"
+    );
     stage.finish()
 }
 
@@ -263,7 +296,9 @@ fn in_threads(crowd: &Crowd, work: impl Fn(u64) -> Result<()> + Sync) -> Result<
 fn totals(agent: &Agent) -> Result<BTreeMap<String, u64>> {
     let mut totals = BTreeMap::new();
     for name in ["single", "triple"] {
-        let service = agent.admin().get_json(&format!("/v1/services/default/{name}"))?;
+        let service = agent
+            .admin()
+            .get_json(&format!("/v1/services/default/{name}"))?;
         let counters = service["counters"].as_object();
         for (counter, count) in counters.context("a service has counters")? {
             let count = count.as_u64().context("a counter is a number")?;

@@ -85,7 +85,10 @@ pub enum Applied {
 
 /// One thing that is wrong, or odd, in the configuration.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "describes config::Problem in the OpenAPI document")]
+#[allow(
+    dead_code,
+    reason = "describes config::Problem in the OpenAPI document"
+)]
 struct Finding {
     /// Line in the file, from 1; absent if it is about the whole file or a variable.
     line: Option<u32>,
@@ -111,7 +114,10 @@ pub struct LogLevelBody {
 /// How much is logged.
 #[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[allow(dead_code, reason = "describes config::LogLevel in the OpenAPI document")]
+#[allow(
+    dead_code,
+    reason = "describes config::LogLevel in the OpenAPI document"
+)]
 enum Level {
     Error,
     Warn,
@@ -126,7 +132,9 @@ enum Level {
     responses((status = 200, description = "It does", body = Ready))
 )]
 pub(super) async fn healthz() -> Json<Ready> {
-    Json(Ready { status: "ok".to_owned() })
+    Json(Ready {
+        status: "ok".to_owned(),
+    })
 }
 
 /// Whether connects are steered by the configuration.
@@ -145,7 +153,11 @@ pub(super) async fn readyz(State(context): State<Context>) -> Result<Json<Ready>
     if context.progress.generation() == 0 {
         missing.push(Missing::Configuration);
     }
-    if missing.is_empty() { Ok(healthz().await) } else { Err(Refusal::NotReady(missing)) }
+    if missing.is_empty() {
+        Ok(healthz().await)
+    } else {
+        Err(Refusal::NotReady(missing))
+    }
 }
 
 /// What runs, in user space and in the kernel.
@@ -193,7 +205,10 @@ pub(crate) fn kernel_release() -> String {
 pub(super) async fn config(State(context): State<Context>) -> Json<Configuration> {
     let snapshot = context.settled().await;
     let in_kernel = context.progress.generation();
-    let since_1970 = snapshot.accepted_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = snapshot
+        .accepted_at
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Json(Configuration {
         file: snapshot.file.display().to_string(),
         generation: snapshot.generation,
@@ -218,7 +233,9 @@ pub(super) async fn config(State(context): State<Context>) -> Json<Configuration
     responses((status = 200, description = "The level in force", body = LogLevelBody))
 )]
 pub(super) async fn log_level(State(context): State<Context>) -> Json<LogLevelBody> {
-    Json(LogLevelBody { level: context.log.level() })
+    Json(LogLevelBody {
+        level: context.log.level(),
+    })
 }
 
 /// Logs more or less from now on. Only over the unix socket.
@@ -239,4 +256,3 @@ pub(super) async fn put_log_level(
     tracing::info!(%level, "log level changed");
     Ok(Json(LogLevelBody { level }))
 }
-

@@ -73,8 +73,17 @@ pub(super) struct Rows<'a, T> {
 }
 
 impl<'a, T: Tables> Rows<'a, T> {
-    pub(super) fn new(tables: &'a T, assignment: &'a Assignment, desired: &'a DesiredState) -> Self {
-        Self { tables, assignment, desired, names: Names::of(assignment) }
+    pub(super) fn new(
+        tables: &'a T,
+        assignment: &'a Assignment,
+        desired: &'a DesiredState,
+    ) -> Self {
+        Self {
+            tables,
+            assignment,
+            desired,
+            names: Names::of(assignment),
+        }
     }
 
     /// The row of a backend that is in a service.
@@ -84,7 +93,10 @@ impl<'a, T: Tables> Rows<'a, T> {
     }
 
     fn all(&self) -> Vec<BackendRow> {
-        let assigned = self.assignment.backends().filter_map(|(address, _)| self.assigned(*address));
+        let assigned = self
+            .assignment
+            .backends()
+            .filter_map(|(address, _)| self.assigned(*address));
         let leaving = self.assignment.retired().filter_map(|(address, retired)| {
             let record = self.tables.backend(retired.id)?;
             let mut row = self.row(*address, record);

@@ -11,10 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, Problem, maps::DEFAULT_LIMIT, problem::Refusal};
 use crate::{
-    kernel::LiveConnection,
-    model::ServiceName,
-    occupancy::Names,
-    reconcile::Assignment,
+    kernel::LiveConnection, model::ServiceName, occupancy::Names, reconcile::Assignment,
     state::Snapshot,
 };
 
@@ -74,11 +71,13 @@ pub(super) async fn list(
     let Query(Parameters { service, limit }) = parameters?;
     let service = service
         .map(|name| {
-            name.parse::<ServiceName>().map_err(|fault| Refusal::BadName { name, fault })
+            name.parse::<ServiceName>()
+                .map_err(|fault| Refusal::BadName { name, fault })
         })
         .transpose()?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
-    let answer = context.read(move |context, snapshot| connections(context, snapshot, service, limit));
+    let answer =
+        context.read(move |context, snapshot| connections(context, snapshot, service, limit));
     Ok(Json(answer.await??))
 }
 
@@ -88,7 +87,10 @@ fn connections(
     service: Option<ServiceName>,
     limit: usize,
 ) -> Result<Connections, Refusal> {
-    if let Some(name) = service.clone().filter(|name| !snapshot.desired.services.contains_key(name)) {
+    if let Some(name) = service
+        .clone()
+        .filter(|name| !snapshot.desired.services.contains_key(name))
+    {
         return Err(Refusal::NoService(name));
     }
     let live = context.kernel.connections()?;
@@ -106,9 +108,12 @@ fn select(
 ) -> Connections {
     let names = Names::of(assignment);
     live.sort_by_key(|connection| connection.steered_at);
-    let rows = live.iter().map(|connection| (connection, dialled(connection, &names, assignment)));
-    let wanted: Vec<_> =
-        rows.filter(|(_, name)| service.is_none() || *name == service).collect();
+    let rows = live
+        .iter()
+        .map(|connection| (connection, dialled(connection, &names, assignment)));
+    let wanted: Vec<_> = rows
+        .filter(|(_, name)| service.is_none() || *name == service)
+        .collect();
     Connections {
         total: wanted.len(),
         truncated: wanted.len() > limit,
@@ -172,11 +177,22 @@ mod tests {
 
     #[test]
     fn a_connection_of_no_known_service_is_shown_without_one() {
-        let shown = select(vec![connection(1, 0)], Duration::ZERO, &Assignment::new(), None, 10);
+        let shown = select(
+            vec![connection(1, 0)],
+            Duration::ZERO,
+            &Assignment::new(),
+            None,
+            10,
+        );
         assert_eq!(shown.connections[0].service, None);
         let name = ServiceName::new("default", "hello").unwrap();
-        let of_service =
-            select(vec![connection(1, 0)], Duration::ZERO, &Assignment::new(), Some(&name), 10);
+        let of_service = select(
+            vec![connection(1, 0)],
+            Duration::ZERO,
+            &Assignment::new(),
+            Some(&name),
+            10,
+        );
         assert_eq!(of_service.total, 0);
     }
 }

@@ -35,13 +35,17 @@ pub enum AdminError {
         path: PathBuf,
     },
     /// The file is none that may be replaced.
-    #[error("{path} exists and is no socket; remove it, or set agent.admin (--admin) to another path")]
+    #[error(
+        "{path} exists and is no socket; remove it, or set agent.admin (--admin) to another path"
+    )]
     NotASocket {
         /// The file.
         path: PathBuf,
     },
     /// The directory could not be made.
-    #[error("cannot make {path}, the directory of the admin socket: {source}; make it, or set agent.admin (--admin) to another path")]
+    #[error(
+        "cannot make {path}, the directory of the admin socket: {source}; make it, or set agent.admin (--admin) to another path"
+    )]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -94,12 +98,18 @@ impl Listeners {
     /// # Errors
     /// For the first address that cannot be listened on.
     pub fn bind(config: &AgentConfig) -> Result<Self, AdminError> {
-        let mut listeners = Self { unix: Vec::new(), tcp: Vec::new(), metrics: None };
+        let mut listeners = Self {
+            unix: Vec::new(),
+            tcp: Vec::new(),
+            metrics: None,
+        };
         for address in &config.admin {
             match address {
                 AdminAddress::Unix(path) => listeners.unix.push(UnixSocket::bind(path)?),
                 AdminAddress::Tcp(address) => {
-                    listeners.tcp.push(bind_tcp(*address, "agent.admin", "--admin")?);
+                    listeners
+                        .tcp
+                        .push(bind_tcp(*address, "agent.admin", "--admin")?);
                 }
             }
         }
@@ -120,17 +130,27 @@ fn bind_tcp(
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    bind().map_err(|source| AdminError::Tcp { address, setting, flag, source })
+    bind().map_err(|source| AdminError::Tcp {
+        address,
+        setting,
+        flag,
+        source,
+    })
 }
 
 impl UnixSocket {
     fn bind(path: &Path) -> Result<Self, AdminError> {
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)
-                .map_err(|source| AdminError::Directory { path: directory.to_owned(), source })?;
+            fs::create_dir_all(directory).map_err(|source| AdminError::Directory {
+                path: directory.to_owned(),
+                source,
+            })?;
         }
         remove_stale(path)?;
-        Self::bind_free(path).map_err(|source| AdminError::Unix { path: path.to_owned(), source })
+        Self::bind_free(path).map_err(|source| AdminError::Unix {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     fn bind_free(path: &Path) -> io::Result<Self> {
@@ -141,31 +161,41 @@ impl UnixSocket {
         fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { listener: socket.into(), file })
+        Ok(Self {
+            listener: socket.into(),
+            file,
+        })
     }
 }
 
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), AdminError> {
-    let failed = |source| AdminError::Unix { path: path.to_owned(), source };
+    let failed = |source| AdminError::Unix {
+        path: path.to_owned(),
+        source,
+    };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
         Ok(file) if !file.file_type().is_socket() => {
-            return Err(AdminError::NotASocket { path: path.to_owned() });
+            return Err(AdminError::NotASocket {
+                path: path.to_owned(),
+            });
         }
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(AdminError::InUse { path: path.to_owned() }),
+        Ok(_) => Err(AdminError::InUse {
+            path: path.to_owned(),
+        }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             tracing::info!(path = %path.display(), "replacing the socket of an agent that is gone");
             fs::remove_file(path).map_err(failed)
         }
         // Its backlog is full: somebody is there.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(AdminError::InUse { path: path.to_owned() })
-        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(AdminError::InUse {
+            path: path.to_owned(),
+        }),
         Err(error) => Err(failed(error)),
     }
 }
@@ -179,7 +209,10 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     fn own(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path)?,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -218,7 +251,14 @@ mod tests {
         fn config(&self, file: &str) -> (PathBuf, AgentConfig) {
             let path = self.0.join(file);
             let admin = vec![AdminAddress::Unix(path.clone())];
-            (path, AgentConfig { admin, metrics: Metrics::Off, ..AgentConfig::default() })
+            (
+                path,
+                AgentConfig {
+                    admin,
+                    metrics: Metrics::Off,
+                    ..AgentConfig::default()
+                },
+            )
         }
     }
 
@@ -244,7 +284,10 @@ mod tests {
         let scratch = Scratch::new("stale");
         let (path, config) = scratch.config("admin.sock");
         let other = UnixListener::bind(&path).unwrap();
-        assert!(matches!(Listeners::bind(&config), Err(AdminError::InUse { .. })));
+        assert!(matches!(
+            Listeners::bind(&config),
+            Err(AdminError::InUse { .. })
+        ));
         UnixStream::connect(&path).unwrap();
         drop(other);
         assert!(path.exists());
@@ -257,7 +300,10 @@ mod tests {
         let scratch = Scratch::new("file");
         let (path, config) = scratch.config("admin.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listeners::bind(&config), Err(AdminError::NotASocket { .. })));
+        assert!(matches!(
+            Listeners::bind(&config),
+            Err(AdminError::NotASocket { .. })
+        ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -279,9 +325,14 @@ mod tests {
         let scratch = Scratch::new("taken");
         let (path, mut config) = scratch.config("admin.sock");
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        config.admin.push(AdminAddress::Tcp(taken.local_addr().unwrap()));
+        config
+            .admin
+            .push(AdminAddress::Tcp(taken.local_addr().unwrap()));
         let error = Listeners::bind(&config).unwrap_err();
-        assert!(error.to_string().contains("agent.admin (--admin)"), "{error}");
+        assert!(
+            error.to_string().contains("agent.admin (--admin)"),
+            "{error}"
+        );
         assert!(!path.exists());
     }
 }

@@ -31,10 +31,8 @@ use tokio::{sync::watch, task::spawn_blocking, time};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use agent::{
-    Applied, Configuration, LogLevelBody, ProgramVersion, Ready, Version,
-};
 pub(crate) use agent::kernel_release;
+pub use agent::{Applied, Configuration, LogLevelBody, ProgramVersion, Ready, Version};
 pub use backends::BackendRow;
 pub use connections::{ConnectionRow, Connections};
 pub use listen::{AdminError, Listeners};

@@ -52,17 +52,25 @@ pub enum Missing {
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the agent does not steer by its configuration yet, or not any more; ask again, and see its log if this stays")]
+    #[error(
+        "the agent does not steer by its configuration yet, or not any more; ask again, and see its log if this stays"
+    )]
     NotReady(Vec<Missing>),
     #[error("there is no {0}; /openapi.json lists every route")]
     NoRoute(String),
     #[error("{0} is not what this route is for; /openapi.json lists every route with its methods")]
     NoMethod(String),
-    #[error("no service is named {0}; /v1/services lists them, and /v1/config says whether a change of the file was rejected")]
+    #[error(
+        "no service is named {0}; /v1/services lists them, and /v1/config says whether a change of the file was rejected"
+    )]
     NoService(ServiceName),
-    #[error("service {0} is configured but not in the kernel yet: its numbers are still in use, or all {MAX_SERVICES} are taken; ask again")]
+    #[error(
+        "service {0} is configured but not in the kernel yet: its numbers are still in use, or all {MAX_SERVICES} are taken; ask again"
+    )]
     ServiceWaits(ServiceName),
-    #[error("{name:?} cannot be a service's name: {fault}; write NAMESPACE/NAME, or NAME in the namespace default")]
+    #[error(
+        "{name:?} cannot be a service's name: {fault}; write NAMESPACE/NAME, or NAME in the namespace default"
+    )]
     BadName { name: String, fault: NameFault },
     #[error("there is no map {name:?}; one of: {}", MapName::listed())]
     NoMap { name: String },
@@ -70,7 +78,9 @@ pub(crate) enum Refusal {
     BadQuery(#[from] QueryRejection),
     #[error("{}; send {{\"level\": \"info\"}} as application/json", .0.body_text())]
     BadBody(#[from] JsonRejection),
-    #[error("nothing can be changed over TCP; send this to the agent's unix socket (agent.admin in its configuration)")]
+    #[error(
+        "nothing can be changed over TCP; send this to the agent's unix socket (agent.admin in its configuration)"
+    )]
     ReadOnly,
     #[error("the request was not complete, or not answered, in time; send it again")]
     Slow,
@@ -93,7 +103,9 @@ impl Refusal {
             Self::BadBody(rejection) => rejection.status(),
             Self::ReadOnly => StatusCode::FORBIDDEN,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Kernel(_) | Self::Metrics(_) | Self::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Kernel(_) | Self::Metrics(_) | Self::Interrupted(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -114,12 +126,17 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        if matches!(self, Self::Kernel(_) | Self::Metrics(_) | Self::Interrupted(_)) {
+        if matches!(
+            self,
+            Self::Kernel(_) | Self::Metrics(_) | Self::Interrupted(_)
+        ) {
             tracing::error!(error = %self, "a request to the admin API failed");
         }
         let status = self.status();
         let mut response = (status, Json(self.into_problem())).into_response();
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         response
     }
 }
@@ -142,8 +159,20 @@ mod tests {
 
     #[test]
     fn other_refusals_do_not_mention_what_is_missing() {
-        let json = serde_json::to_value(Refusal::NoMap { name: "X".to_owned() }.into_problem()).unwrap();
+        let json = serde_json::to_value(
+            Refusal::NoMap {
+                name: "X".to_owned(),
+            }
+            .into_problem(),
+        )
+        .unwrap();
         assert_eq!(json.get("missing"), None);
-        assert!(json["detail"].as_str().unwrap().contains("FRONTENDS, SERVICES"), "{json}");
+        assert!(
+            json["detail"]
+                .as_str()
+                .unwrap()
+                .contains("FRONTENDS, SERVICES"),
+            "{json}"
+        );
     }
 }

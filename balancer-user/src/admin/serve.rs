@@ -60,14 +60,20 @@ impl Listeners {
                 tasks.spawn(accept(listener, router, stopped.clone()));
             }
         }
-        if let Some(listener) = self.metrics.and_then(|metrics| usable(TcpListener::from_std(metrics))) {
+        if let Some(listener) = self
+            .metrics
+            .and_then(|metrics| usable(TcpListener::from_std(metrics)))
+        {
             announce(&listener, "metrics");
             tasks.spawn(accept(listener, metrics_router(context), stopped));
         }
         shutdown.await;
         stop.send_replace(true);
         // Whoever has not finished by then is cut off when `tasks` goes.
-        let _ = timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await;
+        let _ = timeout(FAREWELL, async {
+            while tasks.join_next().await.is_some() {}
+        })
+        .await;
     }
 }
 
@@ -139,7 +145,10 @@ async fn accept<L: Accept>(listener: L, router: Router, mut stopped: watch::Rece
 async fn next_connection<L: Accept>(
     listener: &L,
     places: &Arc<Semaphore>,
-) -> (Option<tokio::sync::OwnedSemaphorePermit>, io::Result<L::Stream>) {
+) -> (
+    Option<tokio::sync::OwnedSemaphorePermit>,
+    io::Result<L::Stream>,
+) {
     // Never closed, so there is always a permit in the end.
     let place = places.clone().acquire_owned().await.ok();
     (place, listener.next().await)
@@ -157,7 +166,10 @@ where
         .max_buf_size(MAX_HEAD_BYTES)
         // A client may close its sending side once it has asked.
         .half_close(true)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(Box::pin(stream)),
+            TowerToHyperService::new(router),
+        );
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

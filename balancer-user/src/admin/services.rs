@@ -208,8 +208,10 @@ pub(super) async fn one(
     State(context): State<Context>,
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Json<ServiceDetail>, Refusal> {
-    let name = ServiceName::new(&namespace, &name)
-        .map_err(|fault| Refusal::BadName { name: format!("{namespace}/{name}"), fault })?;
+    let name = ServiceName::new(&namespace, &name).map_err(|fault| Refusal::BadName {
+        name: format!("{namespace}/{name}"),
+        fault,
+    })?;
     let detail = context.read(move |context, snapshot| detail(context, snapshot, name));
     Ok(Json(detail.await??))
 }
@@ -239,7 +241,11 @@ fn detail(
             max_inflight: service.max_inflight,
         },
         counters: Counts::default(),
-        backends: placed.members.keys().filter_map(|address| rows.assigned(*address)).collect(),
+        backends: placed
+            .members
+            .keys()
+            .filter_map(|address| rows.assigned(*address))
+            .collect(),
     };
     drop(rows);
     drop(assignment);

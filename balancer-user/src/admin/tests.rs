@@ -16,7 +16,9 @@ fn operations(document: &Value) -> BTreeSet<String> {
     let of_path = |(path, item): (&String, &Value)| {
         let path = path.clone();
         let methods: Vec<_> = item.as_object().unwrap().keys().cloned().collect();
-        methods.into_iter().map(move |method| format!("{} {path}", method.to_uppercase()))
+        methods
+            .into_iter()
+            .map(move |method| format!("{} {path}", method.to_uppercase()))
     };
     paths.iter().flat_map(of_path).collect()
 }
@@ -61,7 +63,10 @@ fn every_reference_leads_somewhere() {
     assert!(found.len() > 10, "{found:?}");
     for reference in found {
         let pointer = reference.strip_prefix('#').unwrap();
-        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+        assert!(
+            document.pointer(pointer).is_some(),
+            "{reference} leads nowhere"
+        );
     }
 }
 
@@ -73,7 +78,10 @@ fn operations_have_names_of_their_own_and_say_what_they_do() {
         for (method, operation) in item.as_object().unwrap() {
             let name = operation["operationId"].as_str().unwrap();
             assert!(names.insert(name), "{name} is used twice");
-            assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+            assert!(
+                operation["summary"].is_string(),
+                "{method} {path} has no summary"
+            );
         }
     }
 }
@@ -81,8 +89,8 @@ fn operations_have_names_of_their_own_and_say_what_they_do() {
 #[tokio::test]
 async fn only_the_unix_socket_changes_anything() {
     use axum::{body::Body, routing::put};
-    use hyper_util::service::TowerToHyperService;
     use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
 
     for (transport, status) in [(Transport::Unix, 200), (Transport::Tcp, 403)] {
         let changing = Router::new()
@@ -90,8 +98,15 @@ async fn only_the_unix_socket_changes_anything() {
             .route_layer(middleware::from_fn_with_state(transport, guard));
         let router = changing.merge(Router::new().route("/changed", get(async || "read")));
         let service = TowerToHyperService::new(router);
-        for (method, expected) in [(Method::PUT, status), (Method::GET, 200), (Method::POST, 405)] {
-            let request = Request::builder().method(&method).uri("/changed").body(Body::empty());
+        for (method, expected) in [
+            (Method::PUT, status),
+            (Method::GET, 200),
+            (Method::POST, 405),
+        ] {
+            let request = Request::builder()
+                .method(&method)
+                .uri("/changed")
+                .body(Body::empty());
             let response = service.call(request.unwrap()).await.unwrap();
             assert_eq!(response.status(), expected, "{method} over {transport:?}");
         }

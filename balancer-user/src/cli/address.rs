@@ -39,7 +39,11 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let address = if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() { Err(Fault::NoPath) } else { Ok(Self::Unix(path.into())) }
+            if path.is_empty() {
+                Err(Fault::NoPath)
+            } else {
+                Ok(Self::Unix(path.into()))
+            }
         } else if let Some(rest) = text.strip_prefix("http://") {
             tcp(rest.strip_suffix('/').unwrap_or(rest))
         } else if text.contains("://") {
@@ -47,7 +51,10 @@ impl FromStr for Address {
         } else {
             tcp(text)
         };
-        address.map_err(|fault| AddressError { text: text.to_owned(), fault })
+        address.map_err(|fault| AddressError {
+            text: text.to_owned(),
+            fault,
+        })
     }
 }
 
@@ -81,9 +88,14 @@ pub(super) fn to_try(
     if !given.is_empty() {
         return given.iter().map(|text| text.parse()).collect();
     }
-    let entries = environment.into_iter().flat_map(|list| list.split(',')).map(str::trim);
-    let of_environment =
-        entries.filter(|entry| !entry.is_empty()).map(str::parse).collect::<Result<Vec<_>, _>>()?;
+    let entries = environment
+        .into_iter()
+        .flat_map(|list| list.split(','))
+        .map(str::trim);
+    let of_environment = entries
+        .filter(|entry| !entry.is_empty())
+        .map(str::parse)
+        .collect::<Result<Vec<_>, _>>()?;
     if !of_environment.is_empty() {
         return Ok(of_environment);
     }
@@ -107,7 +119,10 @@ mod tests {
             ("unix:///run/a.sock", Address::Unix("/run/a.sock".into())),
             ("unix:a.sock", Address::Unix("a.sock".into())),
             ("127.0.0.1:9090", Address::Tcp("127.0.0.1:9090".into())),
-            ("http://localhost:9090/", Address::Tcp("localhost:9090".into())),
+            (
+                "http://localhost:9090/",
+                Address::Tcp("localhost:9090".into()),
+            ),
             ("http://[::1]:9090", Address::Tcp("[::1]:9090".into())),
         ] {
             assert_eq!(text.parse(), Ok(address), "{text}");
@@ -129,9 +144,14 @@ mod tests {
         let tcp = |text: &str| Address::Tcp(text.to_owned());
         let given = ["a:1".to_owned()];
         assert_eq!(to_try(&given, Some("b:2")), Ok(vec![tcp("a:1")]));
-        assert_eq!(to_try(&[], Some("b:2, c:3")), Ok(vec![tcp("b:2"), tcp("c:3")]));
-        let defaults =
-            vec![Address::Unix("/run/idlefirst/admin.sock".into()), tcp("127.0.0.1:9090")];
+        assert_eq!(
+            to_try(&[], Some("b:2, c:3")),
+            Ok(vec![tcp("b:2"), tcp("c:3")])
+        );
+        let defaults = vec![
+            Address::Unix("/run/idlefirst/admin.sock".into()),
+            tcp("127.0.0.1:9090"),
+        ];
         assert_eq!(to_try(&[], Some(" ")), Ok(defaults.clone()));
         assert_eq!(to_try(&[], None), Ok(defaults));
     }

@@ -25,7 +25,10 @@ pub(super) fn check(path: &Path, output: Output) -> anyhow::Result<Report> {
             format!("{value}\n")
         }
     };
-    Ok(Report { text, fine: problems.is_empty() })
+    Ok(Report {
+        text,
+        fine: problems.is_empty(),
+    })
 }
 
 fn lines(file: &str, problems: &[Problem], warnings: &[Problem]) -> String {

@@ -33,16 +33,30 @@ pub(super) enum ClientError {
         Tried(.0)
     )]
     NoAgent(Vec<(Address, io::Error)>),
-    #[error("the agent on {address} closed the connection, or speaks no HTTP: {source}; is it one?")]
-    Http { address: Address, source: hyper::Error },
+    #[error(
+        "the agent on {address} closed the connection, or speaks no HTTP: {source}; is it one?"
+    )]
+    Http {
+        address: Address,
+        source: hyper::Error,
+    },
     #[error("the agent on {0} did not answer in {ANSWER_TIMEOUT:?}; see its log")]
     Slow(Address),
     #[error("{path} cannot be asked for; check the name given")]
     BadPath { path: String },
     #[error("the agent on {address} says to {path}: {detail}")]
-    Refused { address: Address, path: String, detail: String },
+    Refused {
+        address: Address,
+        path: String,
+        detail: String,
+    },
     #[error("what answers on {address} to {path} is no agent of this version ({status}): {source}")]
-    NotOurs { address: Address, path: String, status: StatusCode, source: serde_json::Error },
+    NotOurs {
+        address: Address,
+        path: String,
+        status: StatusCode,
+        source: serde_json::Error,
+    },
 }
 
 struct Tried<'a>(&'a [(Address, io::Error)]);
@@ -125,14 +139,17 @@ impl Client {
             .header(HOST, "idlefirst")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|_| ClientError::BadPath { path: path.to_owned() })?;
+            .map_err(|_| ClientError::BadPath {
+                path: path.to_owned(),
+            })?;
         let stream = connect(&self.address)
             .await
             .map_err(|error| ClientError::NoAgent(vec![(self.address.clone(), error)]))?;
         match timeout(ANSWER_TIMEOUT, exchange(stream, request)).await {
-            Ok(answer) => {
-                answer.map_err(|source| ClientError::Http { address: self.address.clone(), source })
-            }
+            Ok(answer) => answer.map_err(|source| ClientError::Http {
+                address: self.address.clone(),
+                source,
+            }),
             Err(_) => Err(ClientError::Slow(self.address.clone())),
         }
     }
@@ -152,7 +169,12 @@ impl Client {
     }
 
     fn not_ours(&self, path: &str, status: StatusCode, source: serde_json::Error) -> ClientError {
-        ClientError::NotOurs { address: self.address.clone(), path: path.to_owned(), status, source }
+        ClientError::NotOurs {
+            address: self.address.clone(),
+            path: path.to_owned(),
+            status,
+            source,
+        }
     }
 }
 
@@ -166,7 +188,9 @@ async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
             Address::Tcp(address) => Box::new(TcpStream::connect(address.as_str()).await?),
         })
     };
-    timeout(CONNECT_TIMEOUT, connected).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(CONNECT_TIMEOUT, connected)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn exchange(
@@ -179,5 +203,8 @@ async fn exchange(
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
-    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    Ok(Answer {
+        status,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
 }

@@ -21,7 +21,9 @@ pub(super) async fn services(client: &Client, output: Output) -> anyhow::Result<
     }
     let services: Vec<ServiceSummary> = client.decode(PATH, &body)?;
     if services.is_empty() {
-        return Ok(Report::fine("No services. The agent's configuration names none.\n".to_owned()));
+        return Ok(Report::fine(
+            "No services. The agent's configuration names none.\n".to_owned(),
+        ));
     }
     Ok(Report::fine(services_table(&services)))
 }
@@ -41,7 +43,11 @@ fn services_table(services: &[ServiceSummary]) -> String {
         Right("WAITERS"),
     ];
     let rows = services.iter().map(|service| {
-        let ServiceSummary { facts, backends, occupancy } = service;
+        let ServiceSummary {
+            facts,
+            backends,
+            occupancy,
+        } = service;
         vec![
             facts.namespace.clone(),
             facts.name.clone(),
@@ -60,9 +66,11 @@ fn services_table(services: &[ServiceSummary]) -> String {
 }
 
 pub(super) async fn service(client: &Client, name: &str, output: Output) -> anyhow::Result<Report> {
-    let name: ServiceName = name
-        .parse()
-        .map_err(|fault| anyhow::anyhow!("{name:?} cannot be a service's name: {fault}; write NAME or NAMESPACE/NAME"))?;
+    let name: ServiceName = name.parse().map_err(|fault| {
+        anyhow::anyhow!(
+            "{name:?} cannot be a service's name: {fault}; write NAME or NAMESPACE/NAME"
+        )
+    })?;
     let path = format!("/v1/services/{name}");
     let body = client.get(&path).await?;
     if output == Output::Json {
@@ -73,7 +81,13 @@ pub(super) async fn service(client: &Client, name: &str, output: Output) -> anyh
 }
 
 fn service_text(name: &ServiceName, detail: &ServiceDetail) -> String {
-    let ServiceDetail { facts, occupancy, settings, counters, backends } = detail;
+    let ServiceDetail {
+        facts,
+        occupancy,
+        settings,
+        counters,
+        backends,
+    } = detail;
     let facts = table::facts(&[
         ("service", name.to_string()),
         ("frontends", joined(&facts.frontends)),
@@ -102,14 +116,31 @@ fn service_text(name: &ServiceName, detail: &ServiceDetail) -> String {
         ),
         ("released", counters.released.to_string()),
     ]);
-    let setting = |name: &str, value: String, origin| vec![name.to_owned(), value, format!("{origin}")];
+    let setting =
+        |name: &str, value: String, origin| vec![name.to_owned(), value, format!("{origin}")];
     let settings = table::render(
         &[Left("SETTING"), Left("VALUE"), Left("FROM")],
         [
-            setting("protocol", settings.protocol.value.to_string(), settings.protocol.origin),
-            setting("admission", settings.admission.value.to_string(), settings.admission.origin),
-            setting("strategy", settings.strategy.value.to_string(), settings.strategy.origin),
-            setting("max_inflight", limit(settings.max_inflight.value), settings.max_inflight.origin),
+            setting(
+                "protocol",
+                settings.protocol.value.to_string(),
+                settings.protocol.origin,
+            ),
+            setting(
+                "admission",
+                settings.admission.value.to_string(),
+                settings.admission.origin,
+            ),
+            setting(
+                "strategy",
+                settings.strategy.value.to_string(),
+                settings.strategy.origin,
+            ),
+            setting(
+                "max_inflight",
+                limit(settings.max_inflight.value),
+                settings.max_inflight.origin,
+            ),
         ],
     );
     format!("{facts}\n{settings}\n{}", backends_table(backends))
@@ -142,7 +173,9 @@ fn backends_table(backends: &[BackendRow]) -> String {
             backend.address.to_string(),
             backend.state.as_str().to_owned(),
             backend.inflight.to_string(),
-            backend.granted.map_or_else(|| limit(0), |granted| granted.to_string()),
+            backend
+                .granted
+                .map_or_else(|| limit(0), |granted| granted.to_string()),
             limit(backend.max_inflight),
             backend.weight.to_string(),
             backend.failures.to_string(),
@@ -159,9 +192,14 @@ pub(super) async fn connections(
     limit: Option<usize>,
     output: Output,
 ) -> anyhow::Result<Report> {
-    let service = service.map(|name| name.parse::<ServiceName>()).transpose().map_err(|fault| {
-        anyhow::anyhow!("--service cannot be a service's name: {fault}; write NAME or NAMESPACE/NAME")
-    })?;
+    let service = service
+        .map(|name| name.parse::<ServiceName>())
+        .transpose()
+        .map_err(|fault| {
+            anyhow::anyhow!(
+                "--service cannot be a service's name: {fault}; write NAME or NAMESPACE/NAME"
+            )
+        })?;
     let parameters = [
         service.map(|name| format!("service={name}")),
         limit.map(|limit| format!("limit={limit}")),
@@ -176,8 +214,14 @@ pub(super) async fn connections(
 }
 
 fn connections_table(found: &Connections) -> String {
-    let columns =
-        [Left("CLIENT"), Left("FRONTEND"), Left("BACKEND"), Left("SERVICE"), Right("AGE"), Left("SLOT")];
+    let columns = [
+        Left("CLIENT"),
+        Left("FRONTEND"),
+        Left("BACKEND"),
+        Left("SERVICE"),
+        Right("AGE"),
+        Left("SLOT"),
+    ];
     let rows = found.connections.iter().map(|connection| {
         vec![
             or_dash(connection.client),
@@ -185,7 +229,12 @@ fn connections_table(found: &Connections) -> String {
             connection.backend.to_string(),
             or_dash(connection.service.as_ref()),
             age(connection.age_ms),
-            if connection.holds_slot { "held" } else { "given back" }.to_owned(),
+            if connection.holds_slot {
+                "held"
+            } else {
+                "given back"
+            }
+            .to_owned(),
         ]
     });
     let mut text = table::render(&columns, rows);
@@ -202,9 +251,19 @@ pub(super) async fn maps(client: &Client, output: Output) -> anyhow::Result<Repo
         return Ok(json(body));
     }
     let maps: Vec<MapSummary> = client.decode(PATH, &body)?;
-    let columns = [Left("NAME"), Right("ENTRIES"), Right("CAPACITY"), Left("HOLDS")];
+    let columns = [
+        Left("NAME"),
+        Right("ENTRIES"),
+        Right("CAPACITY"),
+        Left("HOLDS"),
+    ];
     let rows = maps.into_iter().map(|map| {
-        vec![map.name, map.entries.to_string(), or_dash(map.capacity), map.holds]
+        vec![
+            map.name,
+            map.entries.to_string(),
+            or_dash(map.capacity),
+            map.holds,
+        ]
     });
     Ok(Report::fine(table::render(&columns, rows)))
 }
@@ -228,13 +287,20 @@ pub(super) async fn map(
         !name.is_empty() && name.chars().all(is_map_name),
         "{name:?} cannot be a map's name; `idlefirst maps` lists them"
     );
-    let path = with_query(&format!("/v1/maps/{name}"), &[limit.map(|limit| format!("limit={limit}"))]);
+    let path = with_query(
+        &format!("/v1/maps/{name}"),
+        &[limit.map(|limit| format!("limit={limit}"))],
+    );
     let body = client.get(&path).await?;
     if output == Output::Json {
         return Ok(json(body));
     }
     let map: AnyMap = client.decode(&path, &body)?;
-    let mut text = if map.total == 0 { "Empty.\n".to_owned() } else { table::objects(&map.entries) };
+    let mut text = if map.total == 0 {
+        "Empty.\n".to_owned()
+    } else {
+        table::objects(&map.entries)
+    };
     if map.truncated {
         text.push_str(&left_out(map.entries.len(), map.total));
     }
@@ -243,7 +309,11 @@ pub(super) async fn map(
 
 fn with_query(path: &str, parameters: &[Option<String>]) -> String {
     let given: Vec<&str> = parameters.iter().flatten().map(String::as_str).collect();
-    if given.is_empty() { path.to_owned() } else { format!("{path}?{}", given.join("&")) }
+    if given.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", given.join("&"))
+    }
 }
 
 fn left_out(shown: usize, total: usize) -> String {
@@ -284,20 +354,53 @@ mod tests {
             ..backend.clone()
         };
         let text = backends_table(&[backend, leaving]);
-        let lines: Vec<Vec<&str>> =
-            text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect())
+            .collect();
         assert_eq!(
             lines[0],
-            ["10.1.0.2:8080", "busy", "2", "unlimited", "unlimited", "1", "0", "7", "default/a,default/b"]
+            [
+                "10.1.0.2:8080",
+                "busy",
+                "2",
+                "unlimited",
+                "unlimited",
+                "1",
+                "0",
+                "7",
+                "default/a,default/b"
+            ]
         );
-        assert_eq!(lines[1], ["10.1.0.2:8080", "draining", "2", "0", "3", "1", "0", "7", "-"]);
+        assert_eq!(
+            lines[1],
+            [
+                "10.1.0.2:8080",
+                "draining",
+                "2",
+                "0",
+                "3",
+                "1",
+                "0",
+                "7",
+                "-"
+            ]
+        );
     }
 
     #[test]
     fn what_is_left_out_is_said() {
-        let found = Connections { total: 5, truncated: true, connections: Vec::new() };
+        let found = Connections {
+            total: 5,
+            truncated: true,
+            connections: Vec::new(),
+        };
         let text = connections_table(&found);
-        assert!(text.ends_with("(0 of 5 shown; ask for more with --limit)\n"), "{text}");
+        assert!(
+            text.ends_with("(0 of 5 shown; ask for more with --limit)\n"),
+            "{text}"
+        );
     }
 
     #[test]

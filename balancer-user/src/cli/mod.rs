@@ -29,7 +29,12 @@ use client::Client;
 
 /// Idlefirst: steers each new connection to an idle backend, in the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "idlefirst", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "idlefirst",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     /// Admin API of the agent: unix:PATH, http://HOST:PORT or IP:PORT. May be repeated: commands
     /// take the first that answers, the agent listens on all. Instead of IDLEFIRST_ADMIN (entries
@@ -174,26 +179,33 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
             clap_complete::generate(shell, &mut Cli::command(), "idlefirst", &mut script);
             Ok(Report::fine(String::from_utf8(script)?))
         }
-        Command::Status => ask(&cli.admin, async |client| status::status(client, output).await),
-        Command::Services { name: None } => {
-            ask(&cli.admin, async |client| list::services(client, output).await)
-        }
-        Command::Services { name: Some(name) } => {
-            ask(&cli.admin, async |client| list::service(client, &name, output).await)
-        }
-        Command::Backends => ask(&cli.admin, async |client| list::backends(client, output).await),
+        Command::Status => ask(&cli.admin, async |client| {
+            status::status(client, output).await
+        }),
+        Command::Services { name: None } => ask(&cli.admin, async |client| {
+            list::services(client, output).await
+        }),
+        Command::Services { name: Some(name) } => ask(&cli.admin, async |client| {
+            list::service(client, &name, output).await
+        }),
+        Command::Backends => ask(&cli.admin, async |client| {
+            list::backends(client, output).await
+        }),
         Command::Connections { service, limit } => ask(&cli.admin, async |client| {
             list::connections(client, service.as_deref(), limit, output).await
         }),
         Command::Maps { name: None, .. } => {
             ask(&cli.admin, async |client| list::maps(client, output).await)
         }
-        Command::Maps { name: Some(name), limit } => {
-            ask(&cli.admin, async |client| list::map(client, &name, limit, output).await)
-        }
-        Command::LogLevel { level } => {
-            ask(&cli.admin, async |client| status::log_level(client, level, output).await)
-        }
+        Command::Maps {
+            name: Some(name),
+            limit,
+        } => ask(&cli.admin, async |client| {
+            list::map(client, &name, limit, output).await
+        }),
+        Command::LogLevel { level } => ask(&cli.admin, async |client| {
+            status::log_level(client, level, output).await
+        }),
     }
 }
 
@@ -204,7 +216,9 @@ fn ask(
 ) -> anyhow::Result<Report> {
     let addresses = address::to_try(given, std::env::var("IDLEFIRST_ADMIN").ok().as_deref())
         .unwrap_or_else(|fault| usage(&fault));
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let client = Client::find(addresses).await?;
         command(&client).await
@@ -243,13 +257,18 @@ fn word<T: std::str::FromStr<Err = crate::model::UnknownWord>>(
 
 /// Ends the process as clap does for wrong arguments.
 fn usage(fault: &impl ToString) -> ! {
-    Cli::command().error(ErrorKind::ValueValidation, fault.to_string()).exit()
+    Cli::command()
+        .error(ErrorKind::ValueValidation, fault.to_string())
+        .exit()
 }
 
 /// Writes a result. A reader that has seen enough is no failure.
 fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }

@@ -12,7 +12,9 @@ use super::{
     table::{self, age},
 };
 use crate::{
-    admin::{Applied, BackendRow, Configuration, LogLevelBody, Missing, Problem, ServiceSummary, Version},
+    admin::{
+        Applied, BackendRow, Configuration, LogLevelBody, Missing, Problem, ServiceSummary, Version,
+    },
     config::LogLevel,
     occupancy::BackendState,
 };
@@ -34,7 +36,10 @@ pub(super) async fn status(client: &Client, output: Output) -> anyhow::Result<Re
         Output::Json => status.json(),
         Output::Table => status.table(),
     };
-    Ok(Report { text, fine: status.missing.is_empty() })
+    Ok(Report {
+        text,
+        fine: status.missing.is_empty(),
+    })
 }
 
 async fn gather(client: &Client) -> anyhow::Result<Status> {
@@ -83,21 +88,42 @@ impl Status {
     }
 
     fn table(&self) -> String {
-        let states: Vec<_> =
-            self.states.iter().map(|(state, count)| format!("{count} {}", state.as_str())).collect();
+        let states: Vec<_> = self
+            .states
+            .iter()
+            .map(|(state, count)| format!("{count} {}", state.as_str()))
+            .collect();
         let mut text = table::facts(&[
-            ("agent", format!("{} on {}", self.version.version, self.address)),
+            (
+                "agent",
+                format!("{} on {}", self.version.version, self.address),
+            ),
             ("kernel", self.version.kernel_release.clone()),
             ("cgroup", self.version.cgroup.clone()),
             ("up", age(self.version.uptime_seconds * 1000)),
             ("steering", self.steering()),
             ("configuration", self.configuration()),
             ("services", self.services.to_string()),
-            ("backends", if states.is_empty() { "0".to_owned() } else { states.join(", ") }),
+            (
+                "backends",
+                if states.is_empty() {
+                    "0".to_owned()
+                } else {
+                    states.join(", ")
+                },
+            ),
             ("inflight", self.inflight.to_string()),
         ]);
-        let problems = self.config.problems.iter().map(|problem| ("rejected", problem));
-        let warnings = self.config.warnings.iter().map(|warning| ("warning", warning));
+        let problems = self
+            .config
+            .problems
+            .iter()
+            .map(|problem| ("rejected", problem));
+        let warnings = self
+            .config
+            .warnings
+            .iter()
+            .map(|warning| ("warning", warning));
         for (kind, problem) in problems.chain(warnings) {
             text.push_str(&format!("{kind}: {}\n", problem.in_file(&self.config.file)));
         }
@@ -116,10 +142,19 @@ impl Status {
     }
 
     fn configuration(&self) -> String {
-        let Configuration { file, generation, generation_in_kernel, applied, rejected, .. } = &self.config;
+        let Configuration {
+            file,
+            generation,
+            generation_in_kernel,
+            applied,
+            rejected,
+            ..
+        } = &self.config;
         let applied = match applied {
             Applied::InForce => "in force".to_owned(),
-            Applied::Pending => format!("on its way; generation {generation_in_kernel} is in the kernel"),
+            Applied::Pending => {
+                format!("on its way; generation {generation_in_kernel} is in the kernel")
+            }
             Applied::Rejected => "in force; the newest change of the file was rejected".to_owned(),
         };
         format!("{file}, generation {generation}, {applied}, {rejected} rejected so far")
@@ -132,10 +167,14 @@ pub(super) async fn log_level(
     output: Output,
 ) -> anyhow::Result<Report> {
     const PATH: &str = "/v1/log-level";
-    let body = client.put(PATH, serde_json::to_string(&LogLevelBody { level })?).await?;
+    let body = client
+        .put(PATH, serde_json::to_string(&LogLevelBody { level })?)
+        .await?;
     if output == Output::Json {
         return Ok(list::json(body));
     }
     let LogLevelBody { level } = client.decode(PATH, &body)?;
-    Ok(Report::fine(format!("The agent now logs {level} and more severe lines.\n")))
+    Ok(Report::fine(format!(
+        "The agent now logs {level} and more severe lines.\n"
+    )))
 }

@@ -30,7 +30,12 @@ fn lay_out(
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    table.set_header(
+        headers
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>(),
+    );
     table.add_rows(rows.into_iter().map(Row::from));
     for (column, (_, alignment)) in table.column_iter_mut().zip(&headers) {
         column.set_padding((0, 2)).set_cell_alignment(*alignment);
@@ -43,7 +48,9 @@ fn lay_out(
 /// Facts, one a line, their names in a column.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let lines = facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n"));
+    let lines = facts
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}\n"));
     lines.collect()
 }
 
@@ -54,11 +61,18 @@ pub(super) fn objects(objects: &[Map<String, Value>]) -> String {
     };
     let headers = first.iter().map(|(key, value)| {
         let numeric = value.is_number();
-        let alignment = if numeric { CellAlignment::Right } else { CellAlignment::Left };
+        let alignment = if numeric {
+            CellAlignment::Right
+        } else {
+            CellAlignment::Left
+        };
         (key.to_uppercase(), alignment)
     });
     let rows = objects.iter().map(|object| {
-        first.keys().map(|key| object.get(key).map_or_else(dash, cell)).collect::<Vec<_>>()
+        first
+            .keys()
+            .map(|key| object.get(key).map_or_else(dash, cell))
+            .collect::<Vec<_>>()
     });
     lay_out(headers.collect(), rows)
 }
@@ -70,7 +84,10 @@ fn cell(value: &Value) -> String {
     {
         return text;
     }
-    text.chars().take(MOST_CHARACTERS - 1).chain(['…']).collect()
+    text.chars()
+        .take(MOST_CHARACTERS - 1)
+        .chain(['…'])
+        .collect()
 }
 
 fn plain(value: &Value) -> String {
@@ -102,12 +119,20 @@ pub(super) fn joined<T: ToString>(values: &[T]) -> String {
     if values.is_empty() {
         return dash();
     }
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A limit, of which 0 is none.
 pub(super) fn limit(slots: u32) -> String {
-    if slots == 0 { "unlimited".to_owned() } else { slots.to_string() }
+    if slots == 0 {
+        "unlimited".to_owned()
+    } else {
+        slots.to_string()
+    }
 }
 
 /// A duration in its two largest units.
@@ -130,9 +155,16 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_do_not_end_in_spaces() {
-        let columns = [Column::Left("NAME"), Column::Right("N"), Column::Left("LAST")];
+        let columns = [
+            Column::Left("NAME"),
+            Column::Right("N"),
+            Column::Left("LAST"),
+        ];
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
-        let text = render(&columns, [row(["a", "5", "x"]), row(["longer", "1000", ""])]);
+        let text = render(
+            &columns,
+            [row(["a", "5", "x"]), row(["longer", "1000", ""])],
+        );
         assert_eq!(text, "NAME       N  LAST\na          5  x\nlonger  1000\n");
     }
 
@@ -148,7 +180,8 @@ mod tests {
             of(json!({"service_id": 1, "backend": "b", "list": [{"x": 1, "y": null}, {"x": 2}]})),
             of(json!({"service_id": 10, "backend": null, "list": []})),
         ]);
-        let expected = "SERVICE_ID  BACKEND  LIST\n         1  b        1 -, 2\n        10  -        -\n";
+        let expected =
+            "SERVICE_ID  BACKEND  LIST\n         1  b        1 -, 2\n        10  -        -\n";
         assert_eq!(text, expected);
         assert_eq!(objects(&[]), "");
     }

@@ -13,7 +13,10 @@ fn the_arguments_are_consistent() {
 
 #[test]
 fn admin_is_taken_before_and_after_the_command() {
-    for line in ["idlefirst --admin a:1 status", "idlefirst status --admin a:1"] {
+    for line in [
+        "idlefirst --admin a:1 status",
+        "idlefirst status --admin a:1",
+    ] {
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
         assert_eq!(cli.admin, ["a:1"], "{line}");
     }
@@ -24,7 +27,9 @@ fn the_agents_flags_stand_in_for_keys() {
     let line = "idlefirst agent --config f.yaml --cgroup /c --pin-path /p --admin unix:/a.sock \
                 --admin 127.0.0.1:1 --metrics none --log-level debug --log-format json";
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-    let Command::Agent(arguments) = cli.command else { panic!("{line} is not agent") };
+    let Command::Agent(arguments) = cli.command else {
+        panic!("{line} is not agent")
+    };
     let (file, overrides) = arguments.resolve(&cli.admin);
     assert_eq!(file, PathBuf::from("f.yaml"));
     let expected = Overrides {
@@ -44,9 +49,14 @@ fn the_agents_flags_stand_in_for_keys() {
 #[test]
 fn an_agent_without_flags_overrides_nothing() {
     let cli = Cli::try_parse_from(["idlefirst", "agent"]).unwrap();
-    let Command::Agent(arguments) = cli.command else { panic!("not agent") };
+    let Command::Agent(arguments) = cli.command else {
+        panic!("not agent")
+    };
     let (file, overrides) = arguments.resolve(&cli.admin);
-    assert_eq!((file, overrides), (PathBuf::from(DEFAULT_PATH), Overrides::default()));
+    assert_eq!(
+        (file, overrides),
+        (PathBuf::from(DEFAULT_PATH), Overrides::default())
+    );
 }
 
 #[test]
@@ -70,7 +80,10 @@ fn every_shell_has_a_completion_script() {
     for shell in Shell::value_variants() {
         let mut script = Vec::new();
         clap_complete::generate(*shell, &mut Cli::command(), "idlefirst", &mut script);
-        assert!(String::from_utf8(script).unwrap().contains("log-level"), "{shell}");
+        assert!(
+            String::from_utf8(script).unwrap().contains("log-level"),
+            "{shell}"
+        );
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Kernel {
     decision_time: PerCpuArray<MapData, u64>,
     agent: Mutex<Array<MapData, [u64; 2]>>,
     ebpf: Mutex<Ebpf>,
+    /// Possible CPUs: values of a per-CPU map.
+    cpus: usize,
     cgroup_path: PathBuf,
     cgroup: File,
     _pins: Pins,
@@ -96,6 +98,8 @@ impl Kernel {
             decision_time: typed(take(&mut ebpf, maps::DECISION_TIME)?, maps::DECISION_TIME)?,
             agent: Mutex::new(typed(take(&mut ebpf, maps::AGENT)?, maps::AGENT)?),
             ebpf: Mutex::new(ebpf),
+            cpus: aya::util::nr_cpus()
+                .map_err(|(_, error)| KernelError::system("counting CPUs")(error))?,
             cgroup_path,
             cgroup,
             _pins: pins,
@@ -186,9 +190,7 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be written.
     pub fn reset_counters(&self, service: u32) -> Result<(), KernelError> {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(_, error)| KernelError::system("counting CPUs")(error))?;
-        let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); cpus])
+        let zeros = PerCpuValues::try_from(vec![ServiceCounters::default(); self.cpus])
             .map_err(KernelError::system("counting CPUs"))?;
         held(&self.counters)
             .set(service, zeros, 0)

@@ -44,7 +44,12 @@ const fn metric(
     labels: &'static [&'static str],
     help: &'static str,
 ) -> Definition {
-    Definition { name, kind, labels, help }
+    Definition {
+        name,
+        kind,
+        labels,
+        help,
+    }
 }
 
 const SERVICE: &[&str] = &["namespace", "service"];
@@ -55,12 +60,24 @@ pub(super) const BUILD_INFO: Definition = metric(
     &["version", "map_abi", "kernel"],
     "Always 1; the labels say what runs.",
 );
-pub(super) const READY: Definition =
-    metric("idlefirst_ready", Kind::Gauge, &[], "1 while the programs are attached, else 0.");
-pub(super) const UPTIME: Definition =
-    metric("idlefirst_uptime_seconds", Kind::Gauge, &[], "Since the agent started.");
-pub(super) const SERVICES: Definition =
-    metric("idlefirst_services", Kind::Gauge, &[], "Services in the kernel.");
+pub(super) const READY: Definition = metric(
+    "idlefirst_ready",
+    Kind::Gauge,
+    &[],
+    "1 while the programs are attached, else 0.",
+);
+pub(super) const UPTIME: Definition = metric(
+    "idlefirst_uptime_seconds",
+    Kind::Gauge,
+    &[],
+    "Since the agent started.",
+);
+pub(super) const SERVICES: Definition = metric(
+    "idlefirst_services",
+    Kind::Gauge,
+    &[],
+    "Services in the kernel.",
+);
 pub(super) const BACKENDS: Definition = metric(
     "idlefirst_backends",
     Kind::Gauge,
@@ -98,8 +115,12 @@ pub(super) const SLOTS_RELEASED: Definition = metric(
     SERVICE,
     "Slots given back by connections to a service.",
 );
-pub(super) const BACKEND_INFLIGHT: Definition =
-    metric("idlefirst_backend_inflight", Kind::Gauge, &["backend"], "Slots taken on a backend.");
+pub(super) const BACKEND_INFLIGHT: Definition = metric(
+    "idlefirst_backend_inflight",
+    Kind::Gauge,
+    &["backend"],
+    "Slots taken on a backend.",
+);
 pub(super) const BACKEND_GRANTED: Definition = metric(
     "idlefirst_backend_granted",
     Kind::Gauge,
@@ -213,7 +234,11 @@ pub fn reference_markdown() -> String {
     out.push_str(&bound);
     out.push_str("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
     for metric in METRICS {
-        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels: Vec<_> = metric
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect();
         writeln!(
             out,
             "| `{}` | {} | {} | {} |",

@@ -16,7 +16,10 @@ pub(super) struct Family {
 
 impl Family {
     pub(super) fn new(definition: Definition) -> Self {
-        Self { definition, metrics: Vec::new() }
+        Self {
+            definition,
+            metrics: Vec::new(),
+        }
     }
 
     /// With one value and no labels.
@@ -64,7 +67,12 @@ impl Family {
     }
 
     fn labelled(&self, values: &[&str]) -> Metric {
-        debug_assert_eq!(values.len(), self.definition.labels.len(), "{}", self.definition.name);
+        debug_assert_eq!(
+            values.len(),
+            self.definition.labels.len(),
+            "{}",
+            self.definition.name
+        );
         let pairs = zip(self.definition.labels, values).map(|(name, value)| {
             let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());

@@ -98,9 +98,17 @@ impl Shown {
                 steered: load(&record.steered),
             })
             .collect();
-        let leaving = assignment.retired().filter_map(|(_, retired)| tables.backend(retired.id));
-        let leaving = leaving.filter(|record| record.inflight() > 0).map(|_| BackendState::Draining);
-        shown.states = tally(records().map(|(_, record)| BackendState::of(record)).chain(leaving));
+        let leaving = assignment
+            .retired()
+            .filter_map(|(_, retired)| tables.backend(retired.id));
+        let leaving = leaving
+            .filter(|record| record.inflight() > 0)
+            .map(|_| BackendState::Draining);
+        shown.states = tally(
+            records()
+                .map(|(_, record)| BackendState::of(record))
+                .chain(leaving),
+        );
         shown
     }
 }
@@ -121,7 +129,14 @@ fn tally(states: impl Iterator<Item = BackendState>) -> [u32; BackendState::ALL.
 
 fn about_agent(context: &Context) -> Vec<Family> {
     let mut build = Family::new(metric::BUILD_INFO);
-    build.push(&[env!("CARGO_PKG_VERSION"), &ABI.to_string(), &kernel_release()], 1.0);
+    build.push(
+        &[
+            env!("CARGO_PKG_VERSION"),
+            &ABI.to_string(),
+            &kernel_release(),
+        ],
+        1.0,
+    );
     let ready = *context.ready.borrow() && context.progress.generation() > 0;
     vec![
         build,
@@ -135,7 +150,10 @@ fn about_all(shown: &Shown) -> Vec<Family> {
     for (state, count) in BackendState::ALL.iter().zip(shown.states) {
         backends.push(&[state.as_str()], f64::from(count));
     }
-    vec![Family::single(metric::SERVICES, shown.all_services as f64), backends]
+    vec![
+        Family::single(metric::SERVICES, shown.all_services as f64),
+        backends,
+    ]
 }
 
 fn about_services(kernel: &Kernel, services: &[ShownService]) -> Result<Vec<Family>, KernelError> {
@@ -191,7 +209,12 @@ fn about_programs(kernel: &Kernel) -> Result<Vec<Family>, KernelError> {
         seconds.push(&[program.name], program.run_time.as_secs_f64());
         runs.push(&[program.name], program.run_count as f64);
     }
-    Ok(vec![faults, decision(&kernel.decision_time()?), seconds, runs])
+    Ok(vec![
+        faults,
+        decision(&kernel.decision_time()?),
+        seconds,
+        runs,
+    ])
 }
 
 /// One bound per power of two, of the four that the kernel tells apart.
@@ -230,7 +253,10 @@ fn about_maps(kernel: &Kernel, shown: &Shown) -> Result<Vec<Family>, KernelError
         (MapName::Backends, shown.all_backends),
     ] {
         entries.push(&[map.as_str()], used as f64);
-        capacity.push(&[map.as_str()], map.capacity().map_or(f64::INFINITY, f64::from));
+        capacity.push(
+            &[map.as_str()],
+            map.capacity().map_or(f64::INFINITY, f64::from),
+        );
     }
     Ok(vec![entries, capacity])
 }
@@ -239,7 +265,10 @@ fn about_configuration(snapshot: &Snapshot, in_kernel: u64) -> Vec<Family> {
     let mut generation = Family::new(metric::CONFIG_GENERATION);
     generation.push(&["accepted"], snapshot.generation as f64);
     generation.push(&["in_kernel"], in_kernel as f64);
-    let since_1970 = snapshot.accepted_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = snapshot
+        .accepted_at
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     vec![
         generation,
         Family::single(metric::CONFIG_ACCEPTED, since_1970.as_secs_f64()),
@@ -249,7 +278,13 @@ fn about_configuration(snapshot: &Snapshot, in_kernel: u64) -> Vec<Family> {
 
 fn omitted(shown: &Shown) -> Family {
     let mut omitted = Family::new(metric::OMITTED);
-    omitted.push(&["service"], (shown.all_services - shown.services.len()) as f64);
-    omitted.push(&["backend"], (shown.all_backends - shown.backends.len()) as f64);
+    omitted.push(
+        &["service"],
+        (shown.all_services - shown.services.len()) as f64,
+    );
+    omitted.push(
+        &["backend"],
+        (shown.all_backends - shown.backends.len()) as f64,
+    );
     omitted
 }

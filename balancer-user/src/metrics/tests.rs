@@ -33,7 +33,12 @@ fn names_are_unique_and_end_as_prometheus_wants() {
     for metric in METRICS {
         assert!(metric.name.starts_with("idlefirst_"), "{}", metric.name);
         let counts = metric.name.ends_with("_total");
-        assert_eq!(counts, metric.kind == super::Kind::Counter, "{}", metric.name);
+        assert_eq!(
+            counts,
+            metric.kind == super::Kind::Counter,
+            "{}",
+            metric.name
+        );
     }
 }
 
@@ -42,10 +47,16 @@ fn a_family_is_text_with_its_labels_in_order() {
     let mut connects = Family::new(definition::CONNECTS);
     connects.push(&["default", "hello", "idle"], 3.0);
     let text = text(vec![connects, Family::new(definition::FAULTS)]);
-    assert!(text.contains("# TYPE idlefirst_connects_total counter\n"), "{text}");
+    assert!(
+        text.contains("# TYPE idlefirst_connects_total counter\n"),
+        "{text}"
+    );
     let line = r#"idlefirst_connects_total{namespace="default",service="hello",result="idle"} 3"#;
     assert!(text.contains(line), "{text}");
-    assert!(!text.contains("faults"), "a family without values is left out: {text}");
+    assert!(
+        !text.contains("faults"),
+        "a family without values is left out: {text}"
+    );
 }
 
 #[test]

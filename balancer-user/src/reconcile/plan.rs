@@ -91,7 +91,10 @@ pub fn plan(
     }
     for (name, service) in changes {
         if let Some(service) = service
-            && planner.postponed.iter().any(|postponed| postponed.service() == *name)
+            && planner
+                .postponed
+                .iter()
+                .any(|postponed| postponed.service() == *name)
         {
             planner.forget_absent(name, service);
         }

@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     kernel::KernelError,
-    model::{Admission, Backend, DesiredState, Protocol, Service, ServiceName, Setting, Strategy as Choice},
+    model::{
+        Admission, Backend, DesiredState, Protocol, Service, ServiceName, Setting,
+        Strategy as Choice,
+    },
 };
 
 /// Memory in place of the kernel, with a planner on it.
@@ -45,7 +48,9 @@ impl Target for Ground {
     }
 
     fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError> {
-        self.frontends.borrow_mut().insert(frontend.socket_addr(), service);
+        self.frontends
+            .borrow_mut()
+            .insert(frontend.socket_addr(), service);
         Ok(())
     }
 
@@ -71,8 +76,9 @@ impl Ground {
     }
 
     fn held(&self) -> impl Fn(u32) -> u64 + use<> {
-        let counts: Vec<_> =
-            (0..self.assignment.backend_high_water()).map(|id| self.inflight(id)).collect();
+        let counts: Vec<_> = (0..self.assignment.backend_high_water())
+            .map(|id| self.inflight(id))
+            .collect();
         move |id| counts.get(id as usize).copied().unwrap_or(0)
     }
 
@@ -86,12 +92,17 @@ impl Ground {
         let old = std::mem::replace(&mut self.desired, desired);
         let names: BTreeSet<_> = super::differences(&old, &self.desired);
         let desired = self.desired.clone();
-        let changes: Vec<_> = names.iter().map(|name| (name, desired.services.get(name))).collect();
+        let changes: Vec<_> = names
+            .iter()
+            .map(|name| (name, desired.services.get(name)))
+            .collect();
         let held = self.held();
         let (ops, postponed) = plan(&mut self.assignment, &changes, self.now, &held);
         let stable = frontends_with_backends(&old);
-        let stable: Vec<_> =
-            frontends_with_backends(&self.desired).into_iter().filter(|f| stable.contains(f)).collect();
+        let stable: Vec<_> = frontends_with_backends(&self.desired)
+            .into_iter()
+            .filter(|f| stable.contains(f))
+            .collect();
         for op in &ops {
             op.apply(self).unwrap();
             op.apply(self).unwrap();
@@ -112,14 +123,25 @@ impl Ground {
     }
 
     fn assert_leads_somewhere(&self, frontend: &SocketAddr) {
-        let id = *self.frontends.borrow().get(frontend).unwrap_or_else(|| panic!("{frontend} leads nowhere"));
+        let id = *self
+            .frontends
+            .borrow()
+            .get(frontend)
+            .unwrap_or_else(|| panic!("{frontend} leads nowhere"));
         let service = self.tables.service(id).unwrap();
-        assert_ne!(load32(&service.flags) & SERVICE_PRESENT, 0, "{frontend} leads to no service");
+        assert_ne!(
+            load32(&service.flags) & SERVICE_PRESENT,
+            0,
+            "{frontend} leads to no service"
+        );
         let standing = (0..service.leaves.len() as u32 * 64)
             .filter_map(|position| Some((service.leaf(position)?, position)))
             .filter_map(|(leaf, position)| self.tables.leaf(leaf)?.backend(position))
             .count();
-        assert!(standing > 0, "{frontend} leads to a service without backends");
+        assert!(
+            standing > 0,
+            "{frontend} leads to a service without backends"
+        );
     }
 
     /// Asserts that the maps are exactly what is desired.
@@ -128,21 +150,44 @@ impl Ground {
             .desired
             .services
             .values()
-            .flat_map(|service| service.frontends.iter().map(|f| (*f, self.assignment.services[&service.name].id)))
+            .flat_map(|service| {
+                service
+                    .frontends
+                    .iter()
+                    .map(|f| (*f, self.assignment.services[&service.name].id))
+            })
             .collect();
         assert_eq!(*self.frontends.borrow(), frontends);
         assert_eq!(self.assignment.services.len(), self.desired.services.len());
         assert_eq!(
-            self.assignment.backends.keys().copied().collect::<BTreeSet<_>>(),
+            self.assignment
+                .backends
+                .keys()
+                .copied()
+                .collect::<BTreeSet<_>>(),
             self.desired.backend_addresses()
         );
         for (address, limit) in self.desired.backend_limits() {
-            let held: u64 = self.assignment.retired.get(&address).into_iter().flatten().map(|r| self.inflight(r.id)).sum();
-            let expected = if limit == 0 { UNLIMITED } else { (u64::from(limit)).saturating_sub(held) as u32 };
+            let held: u64 = self
+                .assignment
+                .retired
+                .get(&address)
+                .into_iter()
+                .flatten()
+                .map(|r| self.inflight(r.id))
+                .sum();
+            let expected = if limit == 0 {
+                UNLIMITED
+            } else {
+                (u64::from(limit)).saturating_sub(held) as u32
+            };
             let id = self.assignment.backends[&address].id;
             let backend = self.tables.backend(id).unwrap();
             assert_eq!(load32(&backend.granted), expected, "granted of {address}");
-            assert_eq!(FrontendKey::tcp(backend.address().0, backend.address().1).socket_addr(), address);
+            assert_eq!(
+                FrontendKey::tcp(backend.address().0, backend.address().1).socket_addr(),
+                address
+            );
         }
         for service in self.desired.services.values() {
             self.assert_members(service);
@@ -155,16 +200,28 @@ impl Ground {
         assert_eq!(load32(&record.backends) as usize, service.backends.len());
         let mut seen = BTreeSet::new();
         for position in 0..load32(&record.positions) {
-            let Some(leaf) = record.leaf(position).and_then(|id| self.tables.leaf(id)) else { continue };
-            let Some(id) = leaf.backend(position) else { continue };
+            let Some(leaf) = record.leaf(position).and_then(|id| self.tables.leaf(id)) else {
+                continue;
+            };
+            let Some(id) = leaf.backend(position) else {
+                continue;
+            };
             let backend = self.tables.backend(id).unwrap();
             seen.insert(FrontendKey::tcp(backend.address().0, backend.address().1).socket_addr());
-            let open = backend.is_usable() && backend.inflight() < u64::from(load32(&backend.granted));
+            let open =
+                backend.is_usable() && backend.inflight() < u64::from(load32(&backend.granted));
             let bit = |word| balancer_common::atomic::load(word) >> (position % 64) & 1 == 1;
             assert_eq!(bit(&leaf.index.available), open);
             assert_eq!(bit(&leaf.index.idle), open && backend.inflight() == 0);
         }
-        assert_eq!(seen, service.backends.iter().map(|b| b.address).collect::<BTreeSet<_>>());
+        assert_eq!(
+            seen,
+            service
+                .backends
+                .iter()
+                .map(|b| b.address)
+                .collect::<BTreeSet<_>>()
+        );
     }
 
     fn take(&self, name: &str) -> Option<Taken> {
@@ -174,8 +231,13 @@ impl Ground {
 }
 
 fn frontends_with_backends(state: &DesiredState) -> BTreeSet<SocketAddr> {
-    let services = state.services.values().filter(|service| !service.backends.is_empty());
-    services.flat_map(|service| service.frontends.iter().copied()).collect()
+    let services = state
+        .services
+        .values()
+        .filter(|service| !service.backends.is_empty());
+    services
+        .flat_map(|service| service.frontends.iter().copied())
+        .collect()
 }
 
 fn frontend(number: u8) -> SocketAddr {
@@ -184,10 +246,18 @@ fn frontend(number: u8) -> SocketAddr {
 
 fn backend(number: u16) -> Backend {
     let [high, low] = number.to_be_bytes();
-    Backend { address: SocketAddr::from(([10, 1, high, low], 8080)), weight: 1 }
+    Backend {
+        address: SocketAddr::from(([10, 1, high, low], 8080)),
+        weight: 1,
+    }
 }
 
-fn service(name: &str, frontends: &[u8], max_inflight: u32, backends: impl IntoIterator<Item = u16>) -> Service {
+fn service(
+    name: &str,
+    frontends: &[u8],
+    max_inflight: u32,
+    backends: impl IntoIterator<Item = u16>,
+) -> Service {
     Service {
         name: name.parse().unwrap(),
         protocol: Setting::built_in(Protocol::Tcp),
@@ -200,7 +270,12 @@ fn service(name: &str, frontends: &[u8], max_inflight: u32, backends: impl IntoI
 }
 
 fn state(services: impl IntoIterator<Item = Service>) -> DesiredState {
-    DesiredState { services: services.into_iter().map(|service| (service.name.clone(), service)).collect() }
+    DesiredState {
+        services: services
+            .into_iter()
+            .map(|service| (service.name.clone(), service))
+            .collect(),
+    }
 }
 
 /// Up to four services; frontends are owned by at most one of them.
@@ -210,10 +285,12 @@ fn states() -> impl Strategy<Value = Vec<DesiredState>> {
     let limits = prop::collection::vec(0..4u32, 4);
     let one = (owners, members, limits).prop_map(|(owners, members, limits)| {
         let services = (0..4).filter_map(|number| {
-            let owned: Vec<_> =
-                (0..6u8).filter(|frontend| owners[usize::from(*frontend)] == number).collect();
+            let owned: Vec<_> = (0..6u8)
+                .filter(|frontend| owners[usize::from(*frontend)] == number)
+                .collect();
             let backends = members[number].iter().copied();
-            (!owned.is_empty()).then(|| service(&format!("s{number}"), &owned, limits[number], backends))
+            (!owned.is_empty())
+                .then(|| service(&format!("s{number}"), &owned, limits[number], backends))
         });
         state(services)
     });
@@ -256,14 +333,20 @@ fn a_re_added_backend_inherits_no_count_and_stays_within_its_limit() {
     let with = state([service("s", &[1], 3, [1])]);
     let without = state([service("s", &[1], 3, [])]);
     ground.advance(with.clone());
-    let (old, also_old) = (ground.take("s").unwrap().backend, ground.take("s").unwrap().backend);
+    let (old, also_old) = (
+        ground.take("s").unwrap().backend,
+        ground.take("s").unwrap().backend,
+    );
     assert_eq!(old, also_old);
     ground.advance(without);
     ground.pass(GRACE);
     ground.advance(with);
     ground.assert_exact();
 
-    let new = ground.take("s").expect("one of three slots is not held by the earlier backend").backend;
+    let new = ground
+        .take("s")
+        .expect("one of three slots is not held by the earlier backend")
+        .backend;
     assert_ne!(new, old);
     assert_eq!((ground.inflight(new), ground.inflight(old)), (1, 2));
     assert!(ground.take("s").is_none(), "the pod would see four");
@@ -280,7 +363,10 @@ fn right_after_removal_the_earlier_backend_counts_as_full() {
     ground.advance(state([service("s", &[1], 2, [1])]));
     ground.advance(state([service("s", &[1], 2, [])]));
     ground.advance(state([service("s", &[1], 2, [1])]));
-    assert!(ground.take("s").is_none(), "a program may still take a slot on the earlier backend");
+    assert!(
+        ground.take("s").is_none(),
+        "a program may still take a slot on the earlier backend"
+    );
     ground.pass(GRACE);
     assert!(ground.take("s").is_some());
 }
@@ -298,7 +384,10 @@ fn an_id_is_not_used_again_while_its_slots_are_held() {
         select::give_back(&ground.tables, taken, Side::Kernel).unwrap();
         ground.pass(GRACE);
     }
-    assert!(ground.assignment.backend_high_water() <= 4, "ids are used again otherwise");
+    assert!(
+        ground.assignment.backend_high_water() <= 4,
+        "ids are used again otherwise"
+    );
 }
 
 #[test]
@@ -318,9 +407,13 @@ fn a_backend_moves_between_services_though_it_is_in_as_many_as_it_can_be() {
     let mut ground = Ground::new();
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
     let all_but = |left_out: &str| {
-        state(names.iter().zip(1..).filter(|(name, _)| **name != left_out).map(|(name, number)| {
-            service(name, &[number], 0, [1])
-        }))
+        state(
+            names
+                .iter()
+                .zip(1..)
+                .filter(|(name, _)| **name != left_out)
+                .map(|(name, number)| service(name, &[number], 0, [1])),
+        )
     };
     assert_eq!(ground.advance(all_but("i")), []);
     assert_eq!(ground.advance(all_but("a")), []);
@@ -329,8 +422,16 @@ fn a_backend_moves_between_services_though_it_is_in_as_many_as_it_can_be() {
 
 #[test]
 fn names_of_changed_services_are_found() {
-    let old = state([service("a", &[1], 1, [1]), service("b", &[2], 1, [1]), service("c", &[3], 1, [1])]);
-    let new = state([service("a", &[1], 1, [1]), service("b", &[2], 2, [1]), service("d", &[3], 1, [1])]);
+    let old = state([
+        service("a", &[1], 1, [1]),
+        service("b", &[2], 1, [1]),
+        service("c", &[3], 1, [1]),
+    ]);
+    let new = state([
+        service("a", &[1], 1, [1]),
+        service("b", &[2], 2, [1]),
+        service("d", &[3], 1, [1]),
+    ]);
     let names: Vec<ServiceName> = ["b", "c", "d"].map(|name| name.parse().unwrap()).into();
     assert_eq!(Vec::from_iter(super::differences(&old, &new)), names);
 }
@@ -344,7 +445,11 @@ fn what_finds_no_place_is_let_go_and_leaves_nothing_behind() {
         .zip(1..)
         .map(|(name, number)| service(name, &[number], 1, [1]));
     let postponed = ground.advance(state(nine));
-    assert_eq!(postponed.len(), 1, "a backend is in at most eight services: {postponed:?}");
+    assert_eq!(
+        postponed.len(),
+        1,
+        "a backend is in at most eight services: {postponed:?}"
+    );
     ground.advance(state([]));
     ground.pass(GRACE);
     assert!(ground.assignment.backends.is_empty());

@@ -186,7 +186,11 @@ pub struct AgentEntry {
 
 impl MapEntry {
     pub(super) fn frontend(frontend: SocketAddr, service_id: u32, names: &Names) -> Self {
-        Self::Frontend(FrontendEntry { frontend, service_id, service: names.shown(service_id) })
+        Self::Frontend(FrontendEntry {
+            frontend,
+            service_id,
+            service: names.shown(service_id),
+        })
     }
 
     pub(super) fn service(service_id: u32, record: &Service, names: &Names) -> Self {
@@ -223,7 +227,11 @@ impl MapEntry {
         let standing = positions.filter_map(|offset| {
             let backend_id = record.backend(offset)?;
             let backend = tables.backend(backend_id).map(address);
-            Some(Standing { position: first_position + offset, backend_id, backend })
+            Some(Standing {
+                position: first_position + offset,
+                backend_id,
+                backend,
+            })
         });
         Self::Leaf(LeafEntry {
             leaf_id,
@@ -276,11 +284,18 @@ impl MapEntry {
     }
 
     pub(super) fn counters(service_id: u32, counts: Counts, names: &Names) -> Self {
-        Self::Counters(CounterEntry { service_id, service: names.shown(service_id), counts })
+        Self::Counters(CounterEntry {
+            service_id,
+            service: names.shown(service_id),
+            counts,
+        })
     }
 
     pub(super) fn fault(name: &str, count: u64) -> Self {
-        Self::Fault(FaultEntry { fault: name.to_owned(), count })
+        Self::Fault(FaultEntry {
+            fault: name.to_owned(),
+            count,
+        })
     }
 
     pub(super) fn decision_time(bucket: u32, count: u64) -> Self {
@@ -379,7 +394,11 @@ mod tests {
         assert_eq!(shown["idle"], "0x0000000000000001");
         assert_eq!(shown["backends"][1]["position"], 65);
         assert_eq!(shown["backends"][1]["backend_id"], 65);
-        let service = json(&MapEntry::service(0, plain.service(0).unwrap(), &Names::default()));
+        let service = json(&MapEntry::service(
+            0,
+            plain.service(0).unwrap(),
+            &Names::default(),
+        ));
         assert_eq!(service["leaf_ids"], json!([0, 1]));
         assert_eq!(service["idle_leaves"], "0x0000000000000003");
         assert_eq!(service["cursor"], Value::Null);
@@ -390,6 +409,9 @@ mod tests {
         let last = json(&MapEntry::decision_time(histogram::BUCKETS - 1, 1));
         assert_eq!(last["below_ns"], Value::Null);
         let first = json(&MapEntry::decision_time(9, 1));
-        assert_eq!((&first["from_ns"], &first["below_ns"]), (&json!(10), &json!(12)));
+        assert_eq!(
+            (&first["from_ns"], &first["below_ns"]),
+            (&json!(10), &json!(12))
+        );
     }
 }

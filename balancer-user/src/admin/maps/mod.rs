@@ -106,8 +106,12 @@ impl MapName {
 
     /// The map of this name, in either case.
     fn find(name: &str) -> Result<Self, Refusal> {
-        let found = Self::ALL.into_iter().find(|map| map.as_str().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Refusal::NoMap { name: name.to_owned() })
+        let found = Self::ALL
+            .into_iter()
+            .find(|map| map.as_str().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| Refusal::NoMap {
+            name: name.to_owned(),
+        })
     }
 
     /// Every name, with commas.
@@ -160,7 +164,8 @@ pub(super) struct Parameters {
 pub(super) async fn list(State(context): State<Context>) -> Result<Json<Vec<MapSummary>>, Refusal> {
     let summaries = context.read(|context, _| {
         let maps = MapName::ALL.into_iter();
-        maps.map(|name| summary(context, name)).collect::<Result<Vec<_>, Refusal>>()
+        maps.map(|name| summary(context, name))
+            .collect::<Result<Vec<_>, Refusal>>()
     });
     Ok(Json(summaries.await??))
 }
@@ -191,7 +196,9 @@ pub(super) async fn one(
 ) -> Result<Json<MapDump>, Refusal> {
     let name = MapName::find(&name)?;
     let limit = parameters?.0.limit.unwrap_or(DEFAULT_LIMIT);
-    let found = context.read(move |context, _| read::entries(context, name, limit)).await??;
+    let found = context
+        .read(move |context, _| read::entries(context, name, limit))
+        .await??;
     Ok(Json(MapDump {
         name: name.as_str().to_owned(),
         total: found.total,

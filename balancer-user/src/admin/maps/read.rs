@@ -45,7 +45,11 @@ pub(super) fn entries(context: &Context, map: MapName, limit: usize) -> Result<F
         }),
         MapName::Connections => connections(context, limit, &names),
         MapName::Counters => found(services(context), limit, |(id, _)| {
-            Ok(MapEntry::counters(id, context.kernel.counters(id)?.into(), &names))
+            Ok(MapEntry::counters(
+                id,
+                context.kernel.counters(id)?.into(),
+                &names,
+            ))
         }),
         MapName::Faults => found(context.kernel.faults()?, limit, |(name, count)| {
             Ok(MapEntry::fault(name, count))
@@ -53,11 +57,13 @@ pub(super) fn entries(context: &Context, map: MapName, limit: usize) -> Result<F
         MapName::DecisionTime => {
             let counts = context.kernel.decision_time()?.into_iter().zip(0..);
             let filled: Vec<_> = counts.filter(|(count, _)| *count > 0).collect();
-            found(filled, limit, |(count, bucket)| Ok(MapEntry::decision_time(bucket, count)))
+            found(filled, limit, |(count, bucket)| {
+                Ok(MapEntry::decision_time(bucket, count))
+            })
         }
-        MapName::Agent => {
-            found(vec![context.kernel.agent_state()?], limit, |state| Ok(MapEntry::agent(state)))
-        }
+        MapName::Agent => found(vec![context.kernel.agent_state()?], limit, |state| {
+            Ok(MapEntry::agent(state))
+        }),
     }
 }
 
@@ -67,7 +73,11 @@ fn found<K>(
     decode: impl FnMut(K) -> Result<MapEntry, Refusal>,
 ) -> Result<Found, Refusal> {
     let total = all.len();
-    let shown = all.into_iter().take(limit).map(decode).collect::<Result<_, _>>()?;
+    let shown = all
+        .into_iter()
+        .take(limit)
+        .map(decode)
+        .collect::<Result<_, _>>()?;
     Ok(Found { total, shown })
 }
 
@@ -76,7 +86,9 @@ fn services(context: &Context) -> Vec<(u32, &Service)> {
     let tables = context.kernel.memory();
     let ids = 0..context.progress.assignment().service_high_water();
     let records = ids.filter_map(|id| Some((id, tables.service(id)?)));
-    records.filter(|(_, record)| load32(&record.flags) & SERVICE_PRESENT != 0).collect()
+    records
+        .filter(|(_, record)| load32(&record.flags) & SERVICE_PRESENT != 0)
+        .collect()
 }
 
 /// The leaves that services have, each with its id, its service and its number there.

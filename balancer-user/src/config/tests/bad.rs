@@ -512,7 +512,10 @@ fn an_ipv4_frontend_before_an_ipv6_backend() {
     assert_refused(&[(
         "services:\n- name: a\n  frontends: ['10.96.0.1:80']\n  backends: [{address: '[fd00::1]:80'}]\n",
         4,
-        &["frontend 10.96.0.1:80 of default/a is IPv4", "backend [fd00::1]:80 is IPv6"],
+        &[
+            "frontend 10.96.0.1:80 of default/a is IPv4",
+            "backend [fd00::1]:80 is IPv6",
+        ],
     )]);
     let other_way = "services:\n- name: a\n  frontends: ['[fd00:96::1]:80']\n  backends: [{address: '10.1.0.1:80'}]\n";
     assert!(parse_with(other_way, &[]).is_ok());
