@@ -1,11 +1,12 @@
 //! The maps, and safe access to them for the other modules.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, bpf_sock},
+    bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{Array, HashMap, PerCpuArray, SkStorage},
-    helpers::{bpf_get_prandom_u32, bpf_sk_storage_get},
+    helpers::{bpf_get_prandom_u32, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
-    programs::SockAddrContext,
 };
 use balancer_common::{
     address::FrontendKey,
@@ -123,31 +124,62 @@ pub fn service_of(frontend: &FrontendKey) -> Option<u32> {
     unsafe { FRONTENDS.get(frontend).copied() }
 }
 
-/// The steering record of a socket; null if it has none.
+/// Whether the kernel has Multipath TCP; set by the agent before loading. Where
+/// it is 0 the verifier never looks at the helper, which such kernels lack.
+#[unsafe(no_mangle)]
+static MULTIPATH: u8 = 0;
+
+/// The socket that the client holds: `socket` itself, or for a subflow of
+/// Multipath TCP the one above it. Only that one passes through `sock_release`
+/// and `getpeername()`.
+#[inline(always)]
+fn held_by_client(socket: *mut bpf_sock) -> *mut c_void {
+    // SAFETY: read-only data, set once before the program is loaded.
+    if unsafe { (&raw const MULTIPATH).read_volatile() } == 0 {
+        return socket.cast();
+    }
+    // SAFETY: `socket` comes from the program's context and is not null.
+    let above = unsafe { bpf_skc_to_mptcp_sock(socket.cast()) };
+    if above.is_null() {
+        socket.cast()
+    } else {
+        above.cast()
+    }
+}
+
+/// The steering record of the socket that a client holds; null if it has none.
 #[inline(always)]
 pub fn record(socket: *mut bpf_sock) -> *mut Connection {
     if socket.is_null() {
         return core::ptr::null_mut();
     }
+    storage(held_by_client(socket), 0)
+}
+
+/// The record of this very socket, subflow or not; null if it has none.
+#[inline(always)]
+pub fn own_record(socket: *mut bpf_sock) -> *mut Connection {
+    if socket.is_null() {
+        return core::ptr::null_mut();
+    }
+    storage(socket.cast(), 0)
+}
+
+/// The record of the socket that a client connects, made if it has none: all
+/// zero, holding nothing. Null when the kernel has no memory for it.
+#[inline(always)]
+pub fn record_or_new(socket: *mut bpf_sock) -> *mut Connection {
+    if socket.is_null() {
+        return core::ptr::null_mut();
+    }
+    storage(held_by_client(socket), BPF_SK_STORAGE_GET_F_CREATE.into())
+}
+
+#[inline(always)]
+fn storage(socket: *mut c_void, flags: u64) -> *mut Connection {
     let map = (&raw const CONNECTIONS).cast_mut().cast();
-    // SAFETY: `socket` comes from the program's context.
-    unsafe { bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0).cast() }
-}
-
-/// The steering record of a socket, if it has one, to read.
-#[inline(always)]
-pub fn connection<'s>(socket: *mut bpf_sock) -> Option<&'s Connection> {
-    // SAFETY: null, or a record that lives as long as the socket, which outlives
-    // the program.
-    unsafe { record(socket).as_ref() }
-}
-
-/// The steering record of a connecting socket, made if it has none: all zero,
-/// holding nothing. Null when the kernel has no memory for it.
-#[inline(always)]
-pub fn record_or_new(ctx: &SockAddrContext) -> *mut Connection {
-    // SAFETY: the context's socket is valid while the program runs.
-    unsafe { CONNECTIONS.get_or_insert_ptr_mut(ctx, None) }
+    // SAFETY: `socket` is one of the program's context or above one, not null.
+    unsafe { bpf_sk_storage_get(map, socket, core::ptr::null_mut(), flags).cast() }
 }
 
 /// Counts one event of a service.

@@ -10,13 +10,18 @@ use crate::{maps, steer::Family};
 #[inline(always)]
 pub fn peer_name<F: Family>(ctx: &SockAddrContext) {
     let addr = ctx.sock_addr;
-    // SAFETY: the context is valid and its socket outlives the program.
-    let Some(connection) = maps::connection(unsafe { (*addr).__bindgen_anon_1.sk }) else {
+    // SAFETY: the context is valid; the record is null or lives as long as the
+    // socket, which outlives the program.
+    let record = unsafe { maps::record((*addr).__bindgen_anon_1.sk).as_ref() };
+    let Some(connection) = record else {
         return;
     };
     // SAFETY: the context is valid.
     let port = Port(unsafe { (*addr).user_port } as u16);
-    if F::read(addr) != connection.destination || port != connection.destination_port {
+    if connection.steered_at_ns == 0
+        || F::read(addr) != connection.destination
+        || port != connection.destination_port
+    {
         return;
     }
     if F::write(addr, connection.frontend) {

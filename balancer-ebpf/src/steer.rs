@@ -98,6 +98,7 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     let frontend = (F::read(addr), Port(port as u16));
     let Some(service_id) = maps::service_of(&FrontendKey::tcp(frontend.0, frontend.1)) else {
+        leave_alone(ctx);
         return Verdict::Proceed.into_return();
     };
     let timer = Timer::start();
@@ -184,16 +185,29 @@ fn try_connect<F: Family>(
     Ok(Verdict::Proceed)
 }
 
+/// The socket dials something that is no frontend. If an earlier connect on it
+/// was steered and failed before the kernel told us, that one ends here.
+#[inline(always)]
+fn leave_alone(ctx: &SockAddrContext) {
+    // The record of this very socket: further subflows of a steered Multipath
+    // TCP connection pass here too, and must not end it.
+    // SAFETY: the context is valid.
+    let record = maps::own_record(unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk });
+    if !record.is_null() {
+        track::end(record);
+    }
+}
+
 /// The socket's record, holding nothing.
 #[inline(always)]
 fn empty_record(ctx: &SockAddrContext) -> Result<*mut Connection, Fault> {
-    let record = maps::record_or_new(ctx);
+    // SAFETY: the context is valid.
+    let record = maps::record_or_new(unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk });
     if record.is_null() {
         return Err(Fault::NoConnection);
     }
     // A connect that failed earlier on this socket may have left its slot:
-    // SAFETY: non-null, and it lives as long as the socket.
-    track::release(unsafe { &*record });
+    track::end(record);
     Ok(record)
 }
 

@@ -10,8 +10,8 @@
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
-        bpf_sock_ops,
+        BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_RECV,
+        BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
     },
     programs::{SockContext, SockOpsContext},
 };
@@ -35,6 +35,7 @@ pub fn on_event(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => on_connect(ctx),
         BPF_SOCK_OPS_STATE_CB => on_state(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => on_listen(ctx),
         _ => {}
     }
 }
@@ -42,14 +43,26 @@ pub fn on_event(ctx: &SockOpsContext) {
 /// Body of `sock_release`.
 #[inline(always)]
 pub fn on_release(ctx: &SockContext) {
-    if let Some(connection) = maps::connection(ctx.sock) {
-        release(connection);
+    let record = maps::own_record(ctx.sock);
+    if !record.is_null() {
+        end(record);
+    }
+}
+
+/// The socket is no steered connection any more: gives its slot back if it still
+/// holds one, and forgets the rest. `record` must not be null.
+#[inline(always)]
+pub fn end(record: *mut Connection) {
+    // SAFETY: not null, and it lives as long as the socket.
+    unsafe {
+        release(&*record);
+        (*record).steered_at_ns = 0;
     }
 }
 
 /// Gives the socket's slot back, if it still holds one.
 #[inline(always)]
-pub fn release(connection: &Connection) {
+fn release(connection: &Connection) {
     if load(&connection.held) != HELD_SLOT || swap(&connection.held, HELD_NOTHING) != HELD_SLOT {
         return;
     }
@@ -73,9 +86,9 @@ fn on_connect(ctx: &SockOpsContext) {
     let Some(connection) = (unsafe { record.as_ref() }) else {
         return;
     };
-    if !goes_to(ctx.ops, connection) {
-        // After a failed connect to a frontend the socket now dials elsewhere.
-        release(connection);
+    // A record that holds nothing is of an earlier connection; one that has its
+    // client already is of a Multipath TCP connection with a further subflow.
+    if load(&connection.held) != HELD_SLOT || connection.client_port != Port(0) {
         return;
     }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
@@ -101,13 +114,28 @@ fn on_state(ctx: &SockOpsContext) {
     ) {
         return;
     }
-    let Some(connection) = maps::connection(socket(ctx)) else {
+    let record = maps::record(socket(ctx));
+    // SAFETY: null, or a record that lives as long as the socket.
+    let Some(connection) = (unsafe { record.as_ref() }) else {
         return;
     };
     if old == BPF_TCP_SYN_SENT && new == BPF_TCP_CLOSE && load(&connection.held) == HELD_SLOT {
         maps::count(connection.service, ServiceCounter::ConnectFailed);
     }
-    release(connection);
+    if new == BPF_TCP_CLOSE {
+        end(record);
+    } else {
+        release(connection);
+    }
+}
+
+/// The socket becomes a listener, after a connect that failed unnoticed.
+#[inline(always)]
+fn on_listen(ctx: &SockOpsContext) {
+    let record = maps::record(socket(ctx));
+    if !record.is_null() {
+        end(record);
+    }
 }
 
 #[inline(always)]
@@ -120,30 +148,6 @@ fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
 fn argument(ops: *const bpf_sock_ops, index: usize) -> u32 {
     // SAFETY: the context is valid and has four arguments.
     unsafe { (&raw const (*ops).__bindgen_anon_1.args[index]).read_volatile() }
-}
-
-/// Whether the socket's remote end is the backend it was steered to.
-#[inline(always)]
-fn goes_to(ops: *const bpf_sock_ops, connection: &Connection) -> bool {
-    // SAFETY: the context is valid; fields are read word by word.
-    let (address, port) = unsafe {
-        let address = if (*ops).family == AF_INET {
-            Address::mapped((*ops).remote_ip4)
-        } else {
-            Address([
-                (&raw const (*ops).remote_ip6[0]).read_volatile(),
-                (&raw const (*ops).remote_ip6[1]).read_volatile(),
-                (&raw const (*ops).remote_ip6[2]).read_volatile(),
-                (&raw const (*ops).remote_ip6[3]).read_volatile(),
-            ])
-        };
-        (address, (&raw const (*ops).remote_port).read_volatile())
-    };
-    // `remote_port` is in network order, in the upper half of the word on
-    // little-endian machines (include/uapi/linux/bpf.h: "in network byte order";
-    // net/core/filter.c shifts it, v6.1).
-    let port = Port((u32::from_be(port) as u16).to_be());
-    address == connection.destination && port == connection.destination_port
 }
 
 /// The socket's own address and port.

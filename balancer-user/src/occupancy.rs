@@ -3,7 +3,10 @@
 //! Owns the words for a backend's state. Reads shared memory only: every call looks anew and
 //! nothing is kept. Called by `admin` and `metrics`, which thereby always say the same.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use balancer_common::{
     atomic::{load, load32},
@@ -16,7 +19,7 @@ use utoipa::ToSchema;
 
 use crate::{
     model::ServiceName,
-    reconcile::{AssignedService, Assignment, UNLIMITED},
+    reconcile::{Assignment, UNLIMITED},
 };
 
 /// What a backend is doing, or why it gets nothing new.
@@ -101,15 +104,15 @@ pub struct Occupancy {
 }
 
 impl Occupancy {
-    /// That of a service.
-    pub fn of<T: Tables>(tables: &T, service: &AssignedService, assignment: &Assignment) -> Self {
+    /// That of the service with this id.
+    pub fn of<T: Tables>(tables: &T, service: u32) -> Self {
         let mut sum = Self {
             waiters: tables
-                .service(service.id)
+                .service(service)
                 .map_or(0, |record| load32(&record.waiters)),
             ..Self::default()
         };
-        for backend in members(tables, service, assignment) {
+        for backend in members(tables, service) {
             sum.add(BackendState::of(backend), backend.inflight());
         }
         sum
@@ -126,17 +129,20 @@ impl Occupancy {
     }
 }
 
-/// The records of a service's backends.
-pub fn members<'t, T: Tables>(
-    tables: &'t T,
-    service: &'t AssignedService,
-    assignment: &'t Assignment,
-) -> impl Iterator<Item = &'t Backend> {
-    let assigned = service
-        .members
-        .keys()
-        .filter_map(|address| assignment.backend(address));
-    assigned.filter_map(|backend| tables.backend(backend.id))
+/// The records of a service's backends, by position.
+pub fn members<T: Tables>(tables: &T, service: u32) -> impl Iterator<Item = &Backend> {
+    let service = tables.service(service);
+    let positions = 0..service.map_or(0, |record| load32(&record.positions));
+    positions.filter_map(move |position| {
+        let leaf = tables.leaf(service?.leaf(position)?)?;
+        tables.backend(leaf.backend(position)?)
+    })
+}
+
+/// Where connects to a backend are steered.
+pub fn address(backend: &Backend) -> SocketAddr {
+    let (address, port) = backend.address();
+    SocketAddr::new(address.into(), port.into())
 }
 
 /// How many slots a backend may hand out; none: no limit.
@@ -151,34 +157,88 @@ pub fn memberships(backend: &Backend) -> impl Iterator<Item = (u32, u32)> + Clon
     words.map_while(|word| Membership(load(word)).parts())
 }
 
-/// Names by the ids of services.
+/// What the ids of services stand for: a copy, so that nobody holds up who assigns them.
 #[derive(Debug, Default)]
-pub struct Names(BTreeMap<u32, ServiceName>);
+pub struct Names(BTreeMap<u32, Named>);
+
+/// What an id stands for.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The service's name.
+    pub name: ServiceName,
+    /// The frontends that lead to it.
+    pub frontends: BTreeSet<SocketAddr>,
+}
 
 impl Names {
     /// Those of everything in the maps.
     pub fn of(assignment: &Assignment) -> Self {
-        let services = assignment.services();
-        Self(
-            services
-                .map(|(name, service)| (service.id, name.clone()))
-                .collect(),
-        )
+        let services = assignment.services().map(|(name, service)| {
+            let frontends = service.frontends.clone();
+            let name = name.clone();
+            (service.id, Named { name, frontends })
+        });
+        Self(services.collect())
     }
 
-    /// The name of the service with this id.
-    pub fn get(&self, id: u32) -> Option<&ServiceName> {
+    /// What the id stands for.
+    pub fn get(&self, id: u32) -> Option<&Named> {
         self.0.get(&id)
     }
 
-    /// The same as text.
-    pub fn shown(&self, id: u32) -> Option<String> {
-        self.get(id).map(ToString::to_string)
+    /// The id of the service of this name.
+    pub fn find(&self, name: &ServiceName) -> Option<(u32, &Named)> {
+        let mut all = self.0.iter().map(|(id, named)| (*id, named));
+        all.find(|(_, named)| named.name == *name)
     }
 
-    /// Every id with its name.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &ServiceName)> {
-        self.0.iter().map(|(id, name)| (*id, name))
+    /// Its name as text.
+    pub fn shown(&self, id: u32) -> Option<String> {
+        self.get(id).map(|named| named.name.to_string())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Every id with what it stands for, by name.
+    pub fn by_name(&self) -> Vec<(u32, &Named)> {
+        let mut all: Vec<_> = self.0.iter().map(|(id, named)| (*id, named)).collect();
+        all.sort_by_key(|(_, named)| &named.name);
+        all
+    }
+}
+
+impl FromIterator<(u32, Named)> for Names {
+    fn from_iter<I: IntoIterator<Item = (u32, Named)>>(ids: I) -> Self {
+        Self(ids.into_iter().collect())
+    }
+}
+
+/// The ids of backends by address: a copy, as [`Names`] is.
+#[derive(Debug, Default)]
+pub struct BackendIds {
+    /// Those in a service.
+    pub assigned: Vec<(SocketAddr, u32)>,
+    /// Those that have left their last service, and may still have slots taken.
+    pub leaving: Vec<(SocketAddr, u32)>,
+}
+
+impl BackendIds {
+    /// Those of everything in the maps.
+    pub fn of(assignment: &Assignment) -> Self {
+        let assigned = assignment.backends().map(|(address, it)| (*address, it.id));
+        let leaving = assignment.retired().map(|(address, it)| (*address, it.id));
+        Self {
+            assigned: assigned.collect(),
+            leaving: leaving.collect(),
+        }
     }
 }
 
@@ -246,6 +306,22 @@ mod tests {
             waiters: 0,
         };
         assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn a_service_is_the_sum_of_its_positions() {
+        let plain = Plain::one_service(&[1; 70]);
+        take(plain.backend(69).unwrap(), Want::Idle, Side::Kernel).unwrap();
+        store32(&plain.backend(3).unwrap().state, STATE_UNHEALTHY);
+        let expected = Occupancy {
+            idle: 68,
+            available: 68,
+            unhealthy: 1,
+            inflight: 1,
+            waiters: 0,
+        };
+        assert_eq!(Occupancy::of(&plain, 0), expected);
+        assert_eq!(Occupancy::of(&plain, 1), Occupancy::default());
     }
 
     #[test]

@@ -81,7 +81,10 @@ impl State {
     pub fn reject(&self, error: &ConfigError) {
         self.sender.send_modify(|current| {
             let next = Arc::make_mut(current);
-            next.problems = error.problems().to_vec();
+            next.problems = match error {
+                ConfigError::Invalid { problems, .. } => problems.clone(),
+                ConfigError::Unreadable { source, .. } => vec![Problem::of_unreadable_file(source)],
+            };
             next.rejected += 1;
         });
     }

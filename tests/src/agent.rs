@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -46,6 +47,8 @@ pub struct AgentOptions<'a> {
     pub pin_path: Option<PathBuf>,
     /// Further environment variables.
     pub environment: Vec<(String, String)>,
+    /// Where the admin API listens besides its unix socket: `IP:PORT`.
+    pub admin_tcp: Option<SocketAddr>,
 }
 
 /// A running agent, or one that was killed and can be started again.
@@ -74,6 +77,7 @@ struct Launch {
     cgroup: PathBuf,
     pin_path: PathBuf,
     environment: Vec<(String, String)>,
+    admin_tcp: Option<SocketAddr>,
     dir: RunDir,
 }
 
@@ -86,6 +90,7 @@ impl<'a> AgentOptions<'a> {
             binary: None,
             pin_path: None,
             environment: Vec::new(),
+            admin_tcp: None,
         }
     }
 
@@ -127,6 +132,7 @@ impl<'a> AgentOptions<'a> {
                 .pin_path
                 .unwrap_or_else(|| dir.bpffs().join("idlefirst")),
             environment: self.environment,
+            admin_tcp: self.admin_tcp,
             dir,
         })
     }
@@ -323,12 +329,15 @@ impl Launch {
 
     /// JSON is YAML.
     fn config(&self, services: &[Service]) -> Result<String> {
+        let socket = format!("unix:{}", self.admin_socket().display());
+        let tcp = self.admin_tcp.map(|address| address.to_string());
+        let admin: Vec<_> = [socket].into_iter().chain(tcp).collect();
         let config = json!({
             "source": "file",
             "agent": {
                 "cgroup": self.cgroup,
                 "pin_path": self.pin_path,
-                "admin": [format!("unix:{}", self.admin_socket().display())],
+                "admin": admin,
                 "metrics": "none",
             },
             "services": services,

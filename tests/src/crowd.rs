@@ -15,6 +15,7 @@ use crate::{
     exact::{ExactServer, Request},
     netns::Netns,
     place::Place,
+    service::Service,
     wait::eventually,
 };
 
@@ -77,6 +78,28 @@ pub fn pod_address(pod: u8) -> SocketAddr {
 /// A frontend's address, to which nothing is routed.
 pub fn frontend_address(service: u8) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::new(10, 96, 0, service + 1).into(), 80)
+}
+
+/// A service of these pods, as it stands in the configuration.
+pub fn service(service: u8, max_inflight: u32, pods: impl IntoIterator<Item = u8>) -> Service {
+    let frontend = frontend_address(service).to_string();
+    let pods = pods.into_iter().map(pod_address);
+    Service::new(
+        &format!("service-{service}"),
+        [&*frontend],
+        max_inflight,
+        pods,
+    )
+}
+
+/// Slots taken at a pod, under each id that it has or had.
+pub fn slots_taken(agent: &Agent, pod: u8) -> Result<Vec<u64>> {
+    let pod = pod_address(pod).to_string();
+    let rows = agent
+        .backends()?
+        .into_iter()
+        .filter(|row| row.address == pod);
+    Ok(rows.map(|row| row.inflight).collect())
 }
 
 /// A connection whose reads do not hang for ever.

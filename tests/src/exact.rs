@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long clients that have gone may stay unseen.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a client asks for, as the byte that it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

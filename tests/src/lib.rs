@@ -42,6 +42,7 @@ pub mod netns;
 pub mod place;
 pub mod process;
 pub mod raw;
+pub mod refusal;
 pub mod residue;
 pub mod run_dir;
 pub mod scene;

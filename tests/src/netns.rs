@@ -103,6 +103,13 @@ impl Netns {
         self.run(|| set_sysctl(key, value))
     }
 
+    /// One of its counters in `netstat`: of a group like `TcpExt`, by name.
+    pub fn counter(&self, group: &str, name: &str) -> Result<u64> {
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat"));
+        let text = text.context("cannot read netstat")?;
+        counter_in(&text, group, name).with_context(|| format!("netstat has no {group} {name}"))
+    }
+
     /// Runs `ip -batch` inside with these commands, one a line.
     pub fn ip_batch(&self, commands: &str) -> Result<()> {
         self.run(|| run_ip_batch(commands))
@@ -166,6 +173,17 @@ fn set_sysctl(key: &str, value: &str) -> Result<()> {
     );
     let path = format!("/proc/sys/{key}");
     std::fs::write(&path, value).with_context(|| format!("cannot write {value:?} to {path}"))
+}
+
+/// A group is a line of names, then a line of values.
+fn counter_in(netstat: &str, group: &str, name: &str) -> Option<u64> {
+    let mut lines = netstat
+        .lines()
+        .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let (_, value) = pairs.find(|(found, _)| *found == name)?;
+    value.parse().ok()
 }
 
 /// Runs `work` on a fresh thread, so that what it does to its thread ends with it.

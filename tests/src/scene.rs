@@ -241,6 +241,12 @@ impl Scene {
         rows.expect("a list of connections").clone()
     }
 
+    /// Waits until no connection is listed.
+    #[track_caller]
+    pub fn wait_forgotten(&self) {
+        eventually_eq(SOON, Vec::new(), || self.connections());
+    }
+
     /// A connection, both of its ends: the client's, the pod's.
     pub fn connection(&self) -> Result<(TcpStream, TcpStream)> {
         let client = self.dial()?;
@@ -288,8 +294,7 @@ impl Scene {
         if self.options.max_inflight != 0 {
             self.assert_free()?;
         }
-        let left = self.connections();
-        ensure!(left.is_empty(), "records are left over: {left:?}");
+        self.wait_forgotten();
         self.assert_no_fault()?;
         self.agent.stop()
     }

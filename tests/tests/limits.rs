@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::TcpStream,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -14,13 +14,12 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tests::{
     agent::Agent,
     crowd::{
-        Crowd, Outcome, SOON, assert_no_slot_astray, dial, exchange, frontend_address, pod_address,
-        settle,
+        Crowd, Outcome, SOON, ask, assert_no_slot_astray, dial, exchange, frontend_address,
+        pod_address, service, settle,
     },
     exact::{ExactServer, Request},
     process::Process,
-    service::Service,
-    wait::eventually,
+    wait::{eventually, eventually_eq},
 };
 
 const THREADS: u64 = 32;
@@ -55,10 +54,7 @@ impl Stage {
         let servers = (0..8)
             .map(|pod| crowd.serve(pod, if pod < 4 { 1 } else { 3 }, work))
             .collect::<Result<Vec<_>>>()?;
-        let services = [
-            service("single", SINGLE, 1, 0..4),
-            service("triple", TRIPLE, 3, 4..8),
-        ];
+        let services = [service(SINGLE, 1, 0..4), service(TRIPLE, 3, 4..8)];
         let agent = Agent::start(&crowd.netns, &crowd.cgroup, &services)?;
         Ok(Self {
             agent,
@@ -133,10 +129,7 @@ fn a_pod_of_two_services_has_one_count() -> Result<()> {
         .zip(0..)
         .map(|(limit, pod)| crowd.serve(pod, limit, WORK))
         .collect::<Result<Vec<_>>>()?;
-    let services = [
-        service("wide", SINGLE, 2, 0..3),
-        service("narrow", TRIPLE, 1, 1..3),
-    ];
+    let services = [service(SINGLE, 2, 0..3), service(TRIPLE, 1, 1..3)];
     let agent = Agent::start(&crowd.netns, &crowd.cgroup, &services)?;
     hammer(&crowd, |figures| figures.served.load(Relaxed) >= 20_000)?;
     settle(&agent, &servers);
@@ -233,6 +226,29 @@ fn clients_killed_in_the_middle_of_a_request_give_their_slots_back() -> Result<(
     stage.finish()
 }
 
+/// What the tests above believe in.
+#[test]
+fn an_exact_server_tells_one_too_many_from_one_that_has_gone() -> Result<()> {
+    let crowd = Crowd::new(1)?;
+    let server = crowd.serve(0, 1, Duration::ZERO)?;
+    for _ in 0..200 {
+        // Not steered: nothing keeps the next from arriving before this one's end is seen.
+        drop(dial_directly(&crowd)?);
+        let stream = dial_directly(&crowd)?;
+        ask(&stream, Request::Answer)?;
+    }
+    assert_eq!(server.tally().breaches, 0);
+
+    let _held = [dial_directly(&crowd)?, dial_directly(&crowd)?];
+    eventually_eq(SOON, 1, || server.tally().breaches);
+    assert_eq!(server.tally().peak, 2);
+    Ok(())
+}
+
+fn dial_directly(crowd: &Crowd) -> std::io::Result<TcpStream> {
+    crowd.netns.connect(pod_address(0))
+}
+
 /// A process that dials both services, the one with fewer slots less often.
 fn client(crowd: &Crowd) -> Result<Process> {
     let mut command = crowd.place().command(env!("CARGO_BIN_EXE_dialler"));
@@ -295,10 +311,10 @@ fn in_threads(crowd: &Crowd, work: impl Fn(u64) -> Result<()> + Sync) -> Result<
 /// The counters of all services, added up.
 fn totals(agent: &Agent) -> Result<BTreeMap<String, u64>> {
     let mut totals = BTreeMap::new();
-    for name in ["single", "triple"] {
+    for name in [SINGLE, TRIPLE] {
         let service = agent
             .admin()
-            .get_json(&format!("/v1/services/default/{name}"))?;
+            .get_json(&format!("/v1/services/default/service-{name}"))?;
         let counters = service["counters"].as_object();
         for (counter, count) in counters.context("a service has counters")? {
             let count = count.as_u64().context("a counter is a number")?;
@@ -306,15 +322,4 @@ fn totals(agent: &Agent) -> Result<BTreeMap<String, u64>> {
         }
     }
     Ok(totals)
-}
-
-fn service(
-    name: &str,
-    frontend: u8,
-    max_inflight: u32,
-    pods: impl IntoIterator<Item = u8>,
-) -> Service {
-    let frontend: SocketAddr = frontend_address(frontend);
-    let pods = pods.into_iter().map(pod_address);
-    Service::new(name, [&*frontend.to_string()], max_inflight, pods)
 }

@@ -123,7 +123,11 @@ fn a_service_without_backends_refuses() -> Result<()> {
         empty("empty6", "[fd00:96::11]:80"),
     ];
     scene.agent().reload(&services)?;
-    for frontend in ["10.96.0.11:80", "[::ffff:10.96.0.11]:80", "[fd00:96::11]:80"] {
+    for frontend in [
+        "10.96.0.11:80",
+        "[::ffff:10.96.0.11]:80",
+        "[fd00:96::11]:80",
+    ] {
         for nonblocking in [false, true] {
             let frontend = frontend.parse::<std::net::SocketAddr>()?;
             let socket = scene.socket(Domain::for_address(frontend))?;

@@ -31,7 +31,7 @@ fn a_pods_own_address_even_when_it_is_full() -> Result<()> {
         let rows = scene.connections().len();
         let direct = scene.socket(domain)?;
         direct.connect(&scene.pod(0).into())?;
-        scene.accept(&direct)?;
+        let (_, _end) = scene.accept(&direct)?;
         assert_eq!(peer(&direct)?, scene.pod(0));
         assert_eq!((scene.inflight(), scene.steered()), (1, 1));
         assert_eq!(scene.connections().len(), rows);
@@ -87,7 +87,9 @@ fn a_process_outside_the_cgroup() -> Result<()> {
     let (address, port) = (FRONTEND_V4.ip(), FRONTEND_V4.port());
     command
         .arg("-c")
-        .arg(format!("exec 3<>/dev/tcp/{address}/{port} && echo outside >&3"))
+        .arg(format!(
+            "exec 3<>/dev/tcp/{address}/{port} && echo outside >&3"
+        ))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     let mut process = Process::start(command)?;
@@ -148,7 +150,7 @@ fn a_socket_that_was_steered_before_and_now_dials_a_pod_itself() -> Result<()> {
         connect_unspec(&socket)?;
 
         socket.connect(&scene.pod(0).into())?;
-        scene.accept(&socket)?;
+        let (_, _end) = scene.accept(&socket)?;
         assert_eq!(peer(&socket)?, scene.pod(0), "the pod was dialled");
         assert_eq!((scene.inflight(), scene.steered()), (0, 1));
         assert_eq!(scene.connections(), NONE);

@@ -1,13 +1,15 @@
-//! The project's own commands: `cargo xtask build-ebpf | check | test | demo`.
+//! The project's own commands: `cargo xtask build-ebpf | check | test | demo | bench`.
 //!
 //! One module per command. Each sets up what it needs, shows progress on long steps, and
 //! says of every failure which command failed and what to do. Called by people and `.ci/run`.
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
+mod preflight;
 mod process;
 mod test;
 
@@ -24,6 +26,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure, and print figures as ratios within one run; needs root
+    Bench(bench::Options),
     /// Build the eBPF programs, installing their toolchain if it is missing
     BuildEbpf(build_ebpf::Options),
     /// Check formatting, lints and the rules of the source tree
@@ -36,6 +40,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Task::Bench(options) => bench::run(&options),
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Check(options) => check::run(&options),
         Task::Demo(options) => demo::run(options),

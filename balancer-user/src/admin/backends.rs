@@ -14,8 +14,7 @@ use utoipa::ToSchema;
 use super::{Context, Problem, problem::Refusal};
 use crate::{
     model::DesiredState,
-    occupancy::{BackendState, Names, granted, memberships},
-    reconcile::Assignment,
+    occupancy::{BackendIds, BackendState, Names, address, granted, memberships},
 };
 
 /// A row of `/v1/backends`.
@@ -58,60 +57,50 @@ pub struct BackendRow {
 )]
 pub(super) async fn list(State(context): State<Context>) -> Result<Json<Vec<BackendRow>>, Refusal> {
     let rows = context.read(|context, snapshot| {
-        let assignment = context.progress.assignment();
-        Rows::new(context.kernel.memory(), &assignment, &snapshot.desired).all()
+        let (names, ids) = {
+            let assignment = context.progress.assignment();
+            (Names::of(&assignment), BackendIds::of(&assignment))
+        };
+        Rows::new(&names, &snapshot.desired).all(context.kernel.memory(), &ids)
     });
     Ok(Json(rows.await?))
 }
 
 /// Makes rows out of records.
-pub(super) struct Rows<'a, T> {
-    tables: &'a T,
-    assignment: &'a Assignment,
+pub(super) struct Rows<'a> {
+    names: &'a Names,
     desired: &'a DesiredState,
-    names: Names,
 }
 
-impl<'a, T: Tables> Rows<'a, T> {
-    pub(super) fn new(
-        tables: &'a T,
-        assignment: &'a Assignment,
-        desired: &'a DesiredState,
-    ) -> Self {
-        Self {
-            tables,
-            assignment,
-            desired,
-            names: Names::of(assignment),
-        }
+impl<'a> Rows<'a> {
+    pub(super) fn new(names: &'a Names, desired: &'a DesiredState) -> Self {
+        Self { names, desired }
     }
 
-    /// The row of a backend that is in a service.
-    pub(super) fn assigned(&self, address: SocketAddr) -> Option<BackendRow> {
-        let backend = self.assignment.backend(&address)?;
-        Some(self.row(address, self.tables.backend(backend.id)?))
-    }
-
-    fn all(&self) -> Vec<BackendRow> {
-        let assigned = self
-            .assignment
-            .backends()
-            .filter_map(|(address, _)| self.assigned(*address));
-        let leaving = self.assignment.retired().filter_map(|(address, retired)| {
-            let record = self.tables.backend(retired.id)?;
-            let mut row = self.row(*address, record);
-            // For a moment the record may be that of a backend still in place.
-            row.state = BackendState::Draining;
-            row.services.clear();
-            (row.inflight > 0).then_some(row)
-        });
-        let mut rows: Vec<_> = assigned.chain(leaving).collect();
+    pub(super) fn by_address(&self, rows: impl Iterator<Item = BackendRow>) -> Vec<BackendRow> {
+        let mut rows: Vec<_> = rows.collect();
         rows.sort_by_key(|row| row.address);
         rows
     }
 
-    fn row(&self, address: SocketAddr, record: &Backend) -> BackendRow {
-        let services = memberships(record).filter_map(|(service, _)| self.names.get(service));
+    fn all<T: Tables>(&self, tables: &T, ids: &BackendIds) -> Vec<BackendRow> {
+        let row = |(address, id): &(SocketAddr, u32)| {
+            let row = self.row(tables.backend(*id)?);
+            // Otherwise the id has come to stand for another backend since it was looked up.
+            (row.address == *address).then_some(row)
+        };
+        let leaving = ids.leaving.iter().filter_map(row).filter_map(|mut row| {
+            row.state = BackendState::Draining;
+            row.services.clear();
+            (row.inflight > 0).then_some(row)
+        });
+        self.by_address(ids.assigned.iter().filter_map(row).chain(leaving))
+    }
+
+    pub(super) fn row(&self, record: &Backend) -> BackendRow {
+        let services = memberships(record)
+            .filter_map(|(service, _)| self.names.get(service))
+            .map(|named| &named.name);
         let limits = services
             .clone()
             .filter_map(|name| self.desired.services.get(name))
@@ -119,7 +108,7 @@ impl<'a, T: Tables> Rows<'a, T> {
             .filter(|limit| *limit != 0);
         let response_time_ns = load(&record.response_time_ns);
         BackendRow {
-            address,
+            address: address(record),
             services: services.clone().map(ToString::to_string).collect(),
             state: BackendState::of(record),
             inflight: record.inflight(),

@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, Problem, maps::DEFAULT_LIMIT, problem::Refusal};
-use crate::{
-    kernel::LiveConnection, model::ServiceName, occupancy::Names, reconcile::Assignment,
-    state::Snapshot,
-};
+use crate::{kernel::LiveConnection, model::ServiceName, occupancy::Names, state::Snapshot};
 
 /// `/v1/connections`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -47,6 +44,7 @@ pub struct ConnectionRow {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
     /// Only those of this service: `NAME` or `NAMESPACE/NAME`.
@@ -95,22 +93,21 @@ fn connections(
     }
     let live = context.kernel.connections()?;
     let now = context.kernel.now();
-    let assignment = context.progress.assignment();
-    Ok(select(live, now, &assignment, service.as_ref(), limit))
+    let names = Names::of(&context.progress.assignment());
+    Ok(select(live, now, &names, service.as_ref(), limit))
 }
 
 fn select(
     mut live: Vec<LiveConnection>,
     now: Duration,
-    assignment: &Assignment,
+    names: &Names,
     service: Option<&ServiceName>,
     limit: usize,
 ) -> Connections {
-    let names = Names::of(assignment);
     live.sort_by_key(|connection| connection.steered_at);
     let rows = live
         .iter()
-        .map(|connection| (connection, dialled(connection, &names, assignment)));
+        .map(|connection| (connection, dialled(connection, names)));
     let wanted: Vec<_> = rows
         .filter(|(_, name)| service.is_none() || *name == service)
         .collect();
@@ -130,11 +127,10 @@ fn select(
 pub(super) fn dialled<'n>(
     connection: &LiveConnection,
     names: &'n Names,
-    assignment: &Assignment,
 ) -> Option<&'n ServiceName> {
-    let name = names.get(connection.service_id)?;
-    let frontends = &assignment.service(name)?.frontends;
-    frontends.contains(&connection.frontend).then_some(name)
+    let named = names.get(connection.service_id)?;
+    let leads_there = named.frontends.contains(&connection.frontend);
+    leads_there.then_some(&named.name)
 }
 
 fn row(connection: &LiveConnection, service: Option<&ServiceName>, now: Duration) -> ConnectionRow {
@@ -151,6 +147,7 @@ fn row(connection: &LiveConnection, service: Option<&ServiceName>, now: Duration
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::occupancy::Named;
 
     fn connection(client_port: u16, steered_at_ms: u64) -> LiveConnection {
         LiveConnection {
@@ -165,34 +162,46 @@ mod tests {
         }
     }
 
+    fn names(frontend: &str) -> Names {
+        let name = ServiceName::new("default", "hello").unwrap();
+        let frontends = [frontend.parse().unwrap()].into();
+        [(0, Named { name, frontends })].into_iter().collect()
+    }
+
     #[test]
     fn the_oldest_come_first_and_what_is_cut_off_is_said() {
         let live = vec![connection(2, 20), connection(1, 10), connection(3, 30)];
         let now = Duration::from_millis(35);
-        let shown = select(live, now, &Assignment::new(), None, 2);
+        let shown = select(live, now, &Names::default(), None, 2);
         assert_eq!((shown.total, shown.truncated), (3, true));
         let ages: Vec<_> = shown.connections.iter().map(|row| row.age_ms).collect();
         assert_eq!(ages, [25, 15]);
     }
 
     #[test]
-    fn a_connection_of_no_known_service_is_shown_without_one() {
-        let shown = select(
-            vec![connection(1, 0)],
-            Duration::ZERO,
-            &Assignment::new(),
-            None,
-            10,
+    fn connections_are_those_of_the_service_asked_for() {
+        let names = names("10.96.0.10:80");
+        let of = |name: &str| {
+            let name = ServiceName::new("default", name).unwrap();
+            select(
+                vec![connection(1, 0)],
+                Duration::ZERO,
+                &names,
+                Some(&name),
+                10,
+            )
+        };
+        assert_eq!(
+            of("hello").connections[0].service.as_deref(),
+            Some("default/hello")
         );
+        assert_eq!(of("other").total, 0);
+    }
+
+    #[test]
+    fn an_id_that_stands_for_another_service_by_now_names_none() {
+        let names = names("10.96.0.99:80");
+        let shown = select(vec![connection(1, 0)], Duration::ZERO, &names, None, 10);
         assert_eq!(shown.connections[0].service, None);
-        let name = ServiceName::new("default", "hello").unwrap();
-        let of_service = select(
-            vec![connection(1, 0)],
-            Duration::ZERO,
-            &Assignment::new(),
-            Some(&name),
-            10,
-        );
-        assert_eq!(of_service.total, 0);
     }
 }

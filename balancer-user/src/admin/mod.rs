@@ -149,17 +149,21 @@ fn routes(transport: Transport) -> (Router<Context>, utoipa::openapi::OpenApi) {
 /// The whole API for one kind of listener.
 fn router(context: Context, transport: Transport) -> Router {
     let (router, _) = routes(transport);
-    finish(router).with_state(context)
+    let router = router.fallback(async |uri: Uri| Refusal::NoRoute(uri.path().to_owned()));
+    bounded(router).with_state(context)
 }
 
 /// `/metrics` and nothing else.
 fn metrics_router(context: Context) -> Router {
-    finish(Router::new().route("/metrics", get(metrics_text))).with_state(context)
+    let router = Router::new()
+        .route("/metrics", get(metrics_text))
+        .fallback(async |uri: Uri| Refusal::OnlyMetrics(uri.path().to_owned()));
+    bounded(router).with_state(context)
 }
 
-fn finish(router: Router<Context>) -> Router<Context> {
+/// Bounds what one request may cost.
+fn bounded(router: Router<Context>) -> Router<Context> {
     router
-        .fallback(async |uri: Uri| Refusal::NoRoute(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method| Refusal::NoMethod(method.to_string()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(limit_time))

@@ -3,7 +3,7 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, QueryRejection},
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
@@ -58,7 +58,9 @@ pub(crate) enum Refusal {
     NotReady(Vec<Missing>),
     #[error("there is no {0}; /openapi.json lists every route")]
     NoRoute(String),
-    #[error("{0} is not what this route is for; /openapi.json lists every route with its methods")]
+    #[error("there is no {0} here: this address has /metrics only; the rest is on agent.admin")]
+    OnlyMetrics(String),
+    #[error("this route does not take {0}; the Allow header lists what it takes")]
     NoMethod(String),
     #[error(
         "no service is named {0}; /v1/services lists them, and /v1/config says whether a change of the file was rejected"
@@ -74,6 +76,8 @@ pub(crate) enum Refusal {
     BadName { name: String, fault: NameFault },
     #[error("there is no map {name:?}; one of: {}", MapName::listed())]
     NoMap { name: String },
+    #[error("{0}; /openapi.json lists every route")]
+    BadPath(#[from] PathRejection),
     #[error("{0}; see /openapi.json for the parameters")]
     BadQuery(#[from] QueryRejection),
     #[error("{}; send {{\"level\": \"info\"}} as application/json", .0.body_text())]
@@ -96,9 +100,12 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::NotReady(_) | Self::ServiceWaits(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NoRoute(_) | Self::NoService(_) | Self::NoMap { .. } => StatusCode::NOT_FOUND,
+            Self::NoRoute(_) | Self::OnlyMetrics(_) | Self::NoService(_) | Self::NoMap { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Self::NoMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadName { .. } => StatusCode::BAD_REQUEST,
+            Self::BadPath(rejection) => rejection.status(),
             Self::BadQuery(rejection) => rejection.status(),
             Self::BadBody(rejection) => rejection.status(),
             Self::ReadOnly => StatusCode::FORBIDDEN,

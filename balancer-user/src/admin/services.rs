@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
 };
 use balancer_common::{
     counter::{ServiceCounter, ServiceCounters},
@@ -17,8 +17,7 @@ use utoipa::ToSchema;
 use super::{BackendRow, Context, Problem, backends::Rows, problem::Refusal};
 use crate::{
     model::{Admission, DesiredState, Protocol, Service, ServiceName, Setting, Strategy},
-    occupancy::Occupancy,
-    reconcile::{AssignedService, Assignment},
+    occupancy::{Named, Names, Occupancy, members},
     state::Snapshot,
 };
 
@@ -155,31 +154,28 @@ pub(super) async fn list(
     State(context): State<Context>,
 ) -> Result<Json<Vec<ServiceSummary>>, Refusal> {
     let rows = context.read(|context, snapshot| {
-        let assignment = context.progress.assignment();
-        summaries(context.kernel.memory(), &assignment, &snapshot.desired)
+        let names = Names::of(&context.progress.assignment());
+        summaries(context.kernel.memory(), &names, &snapshot.desired)
     });
     Ok(Json(rows.await?))
 }
 
-fn summaries<T: Tables>(
-    tables: &T,
-    assignment: &Assignment,
-    desired: &DesiredState,
-) -> Vec<ServiceSummary> {
+fn summaries<T: Tables>(tables: &T, names: &Names, desired: &DesiredState) -> Vec<ServiceSummary> {
     // What is in the kernel but wanted no more is gone in a moment.
-    let placed = assignment
-        .services()
-        .filter_map(|(name, placed)| Some((desired.services.get(name)?, placed)));
+    let placed = names.by_name().into_iter().filter_map(|(id, named)| {
+        let service = desired.services.get(&named.name)?;
+        Some((id, named, service))
+    });
     placed
-        .map(|(service, placed)| ServiceSummary {
-            facts: facts(service, placed),
-            backends: placed.members.len() as u32,
-            occupancy: Occupancy::of(tables, placed, assignment),
+        .map(|(id, named, service)| ServiceSummary {
+            facts: facts(service, named),
+            backends: members(tables, id).count() as u32,
+            occupancy: Occupancy::of(tables, id),
         })
         .collect()
 }
 
-fn facts(service: &Service, placed: &AssignedService) -> ServiceFacts {
+fn facts(service: &Service, placed: &Named) -> ServiceFacts {
     ServiceFacts {
         namespace: service.name.namespace.clone(),
         name: service.name.name.clone(),
@@ -206,8 +202,9 @@ fn facts(service: &Service, placed: &AssignedService) -> ServiceFacts {
 )]
 pub(super) async fn one(
     State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
+    name: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Json<ServiceDetail>, Refusal> {
+    let Path((namespace, name)) = name?;
     let name = ServiceName::new(&namespace, &name).map_err(|fault| Refusal::BadName {
         name: format!("{namespace}/{name}"),
         fault,
@@ -225,30 +222,21 @@ fn detail(
         return Err(Refusal::NoService(name));
     };
     let tables = context.kernel.memory();
-    let assignment = context.progress.assignment();
-    let Some(placed) = assignment.service(&name) else {
+    let names = Names::of(&context.progress.assignment());
+    let Some((id, named)) = names.find(&name) else {
         return Err(Refusal::ServiceWaits(name));
     };
-    let id = placed.id;
-    let rows = Rows::new(tables, &assignment, &snapshot.desired);
-    let mut detail = ServiceDetail {
-        facts: facts(service, placed),
-        occupancy: Occupancy::of(tables, placed, &assignment),
+    let rows = Rows::new(&names, &snapshot.desired);
+    Ok(ServiceDetail {
+        facts: facts(service, named),
+        occupancy: Occupancy::of(tables, id),
         settings: Settings {
             protocol: service.protocol,
             admission: service.admission,
             strategy: service.strategy,
             max_inflight: service.max_inflight,
         },
-        counters: Counts::default(),
-        backends: placed
-            .members
-            .keys()
-            .filter_map(|address| rows.assigned(*address))
-            .collect(),
-    };
-    drop(rows);
-    drop(assignment);
-    detail.counters = context.kernel.counters(id)?.into();
-    Ok(detail)
+        counters: context.kernel.counters(id)?.into(),
+        backends: rows.by_address(members(tables, id).map(|record| rows.row(record))),
+    })
 }

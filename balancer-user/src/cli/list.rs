@@ -34,7 +34,7 @@ fn services_table(services: &[ServiceSummary]) -> String {
         Left("NAME"),
         Left("FRONTENDS"),
         Left("STRATEGY"),
-        Right("MAX INFLIGHT"),
+        Right("MAX_INFLIGHT"),
         Right("BACKENDS"),
         Right("IDLE"),
         Right("AVAILABLE"),
@@ -162,7 +162,7 @@ fn backends_table(backends: &[BackendRow]) -> String {
         Left("STATE"),
         Right("INFLIGHT"),
         Right("GRANTED"),
-        Right("MAX INFLIGHT"),
+        Right("MAX_INFLIGHT"),
         Right("WEIGHT"),
         Right("FAILURES"),
         Right("STEERED"),
@@ -176,7 +176,12 @@ fn backends_table(backends: &[BackendRow]) -> String {
             backend
                 .granted
                 .map_or_else(|| limit(0), |granted| granted.to_string()),
-            limit(backend.max_inflight),
+            // Without a service there is nothing that limits it, and nothing new comes.
+            if backend.services.is_empty() {
+                table::dash()
+            } else {
+                limit(backend.max_inflight)
+            },
             backend.weight.to_string(),
             backend.failures.to_string(),
             backend.steered.to_string(),
@@ -350,7 +355,6 @@ mod tests {
             services: Vec::new(),
             state: BackendState::Draining,
             granted: Some(0),
-            max_inflight: 3,
             ..backend.clone()
         };
         let text = backends_table(&[backend, leaving]);
@@ -380,7 +384,7 @@ mod tests {
                 "draining",
                 "2",
                 "0",
-                "3",
+                "-",
                 "1",
                 "0",
                 "7",

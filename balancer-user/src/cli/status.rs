@@ -100,7 +100,7 @@ impl Status {
             ),
             ("kernel", self.version.kernel_release.clone()),
             ("cgroup", self.version.cgroup.clone()),
-            ("up", age(self.version.uptime_seconds * 1000)),
+            ("up for", age(self.version.uptime_seconds * 1000)),
             ("steering", self.steering()),
             ("configuration", self.configuration()),
             ("services", self.services.to_string()),

@@ -139,8 +139,8 @@ pub(super) fn limit(slots: u32) -> String {
 pub(super) fn age(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
-        0 => format!("{ms}ms"),
-        1..60 => format!("{seconds}.{}s", ms % 1000 / 100),
+        0 if ms > 0 => format!("{ms}ms"),
+        0..60 => format!("{seconds}.{}s", ms % 1000 / 100),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
         _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn ages_are_short() {
         for (ms, text) in [
-            (0, "0ms"),
+            (0, "0.0s"),
             (999, "999ms"),
             (1_250, "1.2s"),
             (59_999, "59.9s"),

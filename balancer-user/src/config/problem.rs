@@ -50,6 +50,15 @@ impl Problem {
         }
     }
 
+    /// That the file could not be read at all.
+    pub fn of_unreadable_file(source: &io::Error) -> Self {
+        Self::new(
+            Place::WholeFile,
+            format!("the file cannot be read: {source}"),
+            "put it back, or make it readable; what was read before stays in force",
+        )
+    }
+
     /// The line for people: `FILE:LINE:COLUMN: what is wrong; what to do`. A problem with an
     /// environment variable begins with the variable's name instead.
     pub fn in_file<'a>(&'a self, file: &'a str) -> impl fmt::Display + 'a {

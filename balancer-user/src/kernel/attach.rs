@@ -1,15 +1,13 @@
 //! Loading and attaching the programs, in an order that never leaves a slot
 //! without someone to give it back.
 
-use std::{fs::File, io, os::fd::AsFd, path::Path};
+use std::{fs::File, io, path::Path};
 
+use super::KernelError;
 use aya::{
     Btf, Ebpf,
-    programs::{CgroupAttachMode, Iter, Program, ProgramError, loaded_programs},
+    programs::{CgroupAttachMode, Iter, Program, ProgramError},
 };
-use aya_obj::generated::bpf_attach_type;
-
-use super::{KernelError, syscall};
 
 /// Programs on the cgroup, trackers first and takers last.
 const ON_CGROUP: [&str; 6] = [
@@ -48,30 +46,6 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
             program: name,
             source: Box::new(source),
         })?;
-    }
-    Ok(())
-}
-
-/// Refuses if another agent's programs already run for this cgroup, attached
-/// there or at an ancestor.
-pub(super) fn check_alone(cgroup: &File, path: &Path) -> Result<(), KernelError> {
-    let ids =
-        syscall::effective_programs(cgroup.as_fd(), bpf_attach_type::BPF_CGROUP_INET4_CONNECT)
-            .map_err(KernelError::system(
-                "asking which programs run for the cgroup",
-            ))?;
-    for info in loaded_programs()
-        .filter_map(Result::ok)
-        .filter(|info| ids.contains(&info.id()))
-    {
-        let name = info.name_as_str().unwrap_or_default();
-        if name == "idle_connect4" {
-            return Err(KernelError::AlreadyBalanced {
-                path: path.to_owned(),
-                program: name.to_owned(),
-                id: info.id(),
-            });
-        }
     }
     Ok(())
 }

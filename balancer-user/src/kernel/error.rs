@@ -71,7 +71,7 @@ pub enum KernelError {
     },
     /// Another agent works here.
     #[error(
-        "another idlefirst agent is already running on {path}; \
+        "another idlefirst agent is already running on {path}, or below it; \
          stop it first, or give this one a cgroup and a pin path of its own"
     )]
     InUse {
@@ -80,16 +80,14 @@ pub enum KernelError {
     },
     /// Another agent's programs already see this cgroup's connections.
     #[error(
-        "another idlefirst agent already balances cgroup {path} (program {program} id {id} is \
-         attached to it or above it); two would count every connection twice: stop the other one"
+        "another idlefirst agent already balances cgroup {path}: it works on {by}, above it; \
+         two would count every connection twice: stop the other one"
     )]
     AlreadyBalanced {
         /// The cgroup.
         path: PathBuf,
-        /// Name of the program found.
-        program: String,
-        /// Its id, for `bpftool prog show id`.
-        id: u32,
+        /// That of the other agent.
+        by: PathBuf,
     },
     /// A program of someone else forbids ours.
     #[error(

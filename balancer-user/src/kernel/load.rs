@@ -64,6 +64,7 @@ pub struct Kernel {
     cpus: usize,
     cgroup_path: PathBuf,
     cgroup: File,
+    _locks: Vec<File>,
     _pins: Pins,
 }
 
@@ -80,11 +81,14 @@ impl Kernel {
             None => cgroup::find_unified()?,
         };
         let cgroup = cgroup::open(&cgroup_path)?;
-        lock::exclusive(&cgroup, &cgroup_path)?;
-        attach::check_alone(&cgroup, &cgroup_path)?;
+        let locks = lock::hierarchy(&cgroup, &cgroup_path)?;
         let pins = Pins::claim(&options.pin_path)?;
 
-        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Box::new)?;
+        let multipath = u8::from(preflight::has_multipath());
+        let mut ebpf = EbpfLoader::new()
+            .override_global("MULTIPATH", &multipath, true)
+            .load(OBJECT)
+            .map_err(Box::new)?;
         attach::load(&mut ebpf)?;
         log::start(&mut ebpf);
         pins.pin(&ebpf)?;
@@ -102,6 +106,7 @@ impl Kernel {
                 .map_err(|(_, error)| KernelError::system("counting CPUs")(error))?,
             cgroup_path,
             cgroup,
+            _locks: locks,
             _pins: pins,
         })
     }

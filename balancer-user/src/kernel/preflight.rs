@@ -26,6 +26,11 @@ pub(super) fn check() -> Result<(), KernelError> {
     check_capabilities(effective_capabilities(&status))
 }
 
+/// Whether this kernel has Multipath TCP.
+pub(super) fn has_multipath() -> bool {
+    Path::new("/proc/sys/net/mptcp/enabled").exists()
+}
+
 /// Checks that pins can be made at `path`, which need not exist yet.
 pub(super) fn check_bpffs(path: &Path) -> Result<(), KernelError> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());

@@ -100,26 +100,6 @@ pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::R
     bpf_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(File::from)
 }
 
-/// Ids of the programs that run for `attach_type` in `cgroup`, those of its
-/// ancestors included.
-pub(super) fn effective_programs(
-    cgroup: BorrowedFd<'_>,
-    attach_type: bpf_attach_type,
-) -> io::Result<Vec<u32>> {
-    const BPF_F_QUERY_EFFECTIVE: u32 = 1;
-    let mut ids = vec![0u32; 64];
-    let mut attr = zeroed_attr();
-    attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
-    attr.query.attach_type = attach_type as u32;
-    attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
-    attr.query.prog_ids = ids.as_mut_ptr() as u64;
-    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
-    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
-    // SAFETY: every member of this union is a `u32`.
-    ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
-    Ok(ids)
-}
-
 fn zeroed_attr() -> bpf_attr {
     // SAFETY: the union is plain integers; the kernel wants unused bytes zero.
     unsafe { std::mem::zeroed() }

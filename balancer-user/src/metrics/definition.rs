@@ -143,8 +143,8 @@ pub(super) const DECISION: Definition = metric(
     "idlefirst_decision_duration_seconds",
     Kind::Histogram,
     &[],
-    "Time that a connect program took to choose a backend. The sum is an estimate, from the \
-     middle of each bucket of the kernel's finer histogram.",
+    "Time that a connect program took to choose a backend, of one connect in 64. The sum is an \
+     estimate, from the middle of each bucket of the kernel's finer histogram.",
 );
 pub(super) const PROGRAM_RUN_SECONDS: Definition = metric(
     "idlefirst_program_run_seconds_total",

@@ -15,8 +15,7 @@ use crate::{
     admin::{Context, Counts, MapName, kernel_release},
     kernel::{Kernel, KernelError},
     model::ServiceName,
-    occupancy::{BackendState, Occupancy, granted, members},
-    reconcile::Assignment,
+    occupancy::{BackendIds, BackendState, Names, Occupancy, granted, members},
     state::Snapshot,
 };
 
@@ -26,7 +25,11 @@ pub(super) fn families(
     snapshot: &Snapshot,
 ) -> Result<Vec<MetricFamily>, KernelError> {
     let kernel = &*context.kernel;
-    let shown = Shown::of(kernel.memory(), &context.progress.assignment());
+    let (names, ids) = {
+        let assignment = context.progress.assignment();
+        (Names::of(&assignment), BackendIds::of(&assignment))
+    };
+    let shown = Shown::of(kernel.memory(), &names, &ids);
     let families = about_agent(context)
         .into_iter()
         .chain(about_all(&shown))
@@ -39,12 +42,14 @@ pub(super) fn families(
     Ok(families.filter_map(Family::finish).collect())
 }
 
-/// What is read while the numbering holds still: memory only, no system call.
+/// What is read from memory, without a system call.
 struct Shown {
     services: Vec<ShownService>,
     backends: Vec<ShownBackend>,
     all_services: usize,
     all_backends: usize,
+    /// Backends in no service any more whose ids are not free yet.
+    leaving: usize,
     leaves: u32,
     states: [u32; BackendState::ALL.len()],
 }
@@ -64,52 +69,45 @@ struct ShownBackend {
 }
 
 impl Shown {
-    fn of<T: Tables>(tables: &T, assignment: &Assignment) -> Self {
-        let mut shown = Self {
-            services: Vec::new(),
-            backends: Vec::new(),
-            all_services: assignment.services().count(),
-            all_backends: assignment.backends().count(),
-            leaves: 0,
-            states: Default::default(),
+    fn of<T: Tables>(tables: &T, names: &Names, ids: &BackendIds) -> Self {
+        let records = |ids: &[(SocketAddr, u32)]| {
+            let found = ids.iter();
+            found
+                .filter_map(|(address, id)| Some((*address, tables.backend(*id)?)))
+                .collect()
         };
-        for (name, service) in assignment.services() {
-            shown.leaves += leaves(tables, service.id);
-            if shown.services.len() < MAX_SHOWN {
-                let states = members(tables, service, assignment).map(BackendState::of);
-                shown.services.push(ShownService {
-                    name: name.clone(),
-                    id: service.id,
-                    inflight: Occupancy::of(tables, service, assignment).inflight,
-                    states: tally(states),
-                });
-            }
+        let assigned: Vec<_> = records(&ids.assigned);
+        let leaving: Vec<_> = records(&ids.leaving);
+        let draining = leaving.iter().filter(|(_, record)| record.inflight() > 0);
+        let states = assigned.iter().map(|(_, record)| BackendState::of(record));
+        let by_name = names.by_name();
+        Self {
+            all_services: names.len(),
+            all_backends: assigned.len(),
+            leaving: leaving.len(),
+            leaves: by_name.iter().map(|(id, _)| leaves(tables, *id)).sum(),
+            states: tally(states.chain(draining.map(|_| BackendState::Draining))),
+            services: by_name
+                .into_iter()
+                .take(MAX_SHOWN)
+                .map(|(id, named)| ShownService {
+                    name: named.name.clone(),
+                    id,
+                    inflight: Occupancy::of(tables, id).inflight,
+                    states: tally(members(tables, id).map(BackendState::of)),
+                })
+                .collect(),
+            backends: assigned
+                .into_iter()
+                .take(MAX_SHOWN)
+                .map(|(address, record)| ShownBackend {
+                    address,
+                    inflight: record.inflight(),
+                    granted: granted(record),
+                    steered: load(&record.steered),
+                })
+                .collect(),
         }
-        let records = || {
-            let assigned = assignment.backends();
-            assigned.filter_map(|(address, it)| Some((*address, tables.backend(it.id)?)))
-        };
-        shown.backends = records()
-            .take(MAX_SHOWN)
-            .map(|(address, record)| ShownBackend {
-                address,
-                inflight: record.inflight(),
-                granted: granted(record),
-                steered: load(&record.steered),
-            })
-            .collect();
-        let leaving = assignment
-            .retired()
-            .filter_map(|(_, retired)| tables.backend(retired.id));
-        let leaving = leaving
-            .filter(|record| record.inflight() > 0)
-            .map(|_| BackendState::Draining);
-        shown.states = tally(
-            records()
-                .map(|(_, record)| BackendState::of(record))
-                .chain(leaving),
-        );
-        shown
     }
 }
 
@@ -250,7 +248,7 @@ fn about_maps(kernel: &Kernel, shown: &Shown) -> Result<Vec<Family>, KernelError
         (MapName::Frontends, kernel.frontends()?.len()),
         (MapName::Services, shown.all_services),
         (MapName::Leaves, shown.leaves as usize),
-        (MapName::Backends, shown.all_backends),
+        (MapName::Backends, shown.all_backends + shown.leaving),
     ] {
         entries.push(&[map.as_str()], used as f64);
         capacity.push(

@@ -34,6 +34,9 @@ use super::{
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What a busy machine may delay a request's departure by.
+pub(super) const LATE: Duration = Duration::from_millis(10);
+
 /// Kinds of errors told apart in the report.
 const COMPLAINTS_KEPT: usize = 5;
 
@@ -77,6 +80,8 @@ pub(super) struct Finish {
     pub(super) p50_ms: f64,
     pub(super) p95_ms: f64,
     pub(super) p99_ms: f64,
+    /// Requests that were sent more than [`LATE`] after their arrival.
+    pub(super) late: u64,
     /// What went wrong, and how often.
     pub(super) complaints: BTreeMap<String, u64>,
 }
@@ -178,8 +183,9 @@ pub(super) fn run(task: &str) -> Result<()> {
         let (target, results) = (aim.next(), Arc::clone(&measured));
         requests.spawn_on(
             async move {
+                let late = due.elapsed() > LATE;
                 let end = request::make(target, arrival.work).await;
-                locked(&results).record(end, due.elapsed());
+                locked(&results).record(end, due.elapsed(), late);
             },
             runtime.handle(),
         );
@@ -225,6 +231,7 @@ impl Aim {
 struct Measured {
     tally: Tally,
     ok_us: Histogram<u64>,
+    late: u64,
     complaints: BTreeMap<String, u64>,
 }
 
@@ -234,11 +241,13 @@ impl Measured {
         Ok(Self {
             tally: Tally::default(),
             ok_us,
+            late: 0,
             complaints: BTreeMap::new(),
         })
     }
 
-    fn record(&mut self, end: End, took: Duration) {
+    fn record(&mut self, end: End, took: Duration, late: bool) {
+        self.late += u64::from(late);
         self.tally.requests += 1;
         match end {
             End::Ok => {
@@ -264,6 +273,7 @@ impl Measured {
             p50_ms: percentile_ms(0.50),
             p95_ms: percentile_ms(0.95),
             p99_ms: percentile_ms(0.99),
+            late: self.late,
             complaints: self.complaints.clone(),
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tests::function::Function;
 
-use super::client::Outcome;
+use super::client::{LATE, Outcome};
 
 /// The figures of one run.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +23,8 @@ pub(super) struct Figures {
     backends: Vec<BackendFigures>,
     #[serde(skip)]
     max_inflight: u32,
+    #[serde(skip)]
+    late: u64,
     #[serde(skip)]
     complaints: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl Figures {
             p99_ms: outcome.finish.p99_ms,
             backends: backends.collect(),
             max_inflight,
+            late: outcome.finish.late,
             complaints: complaints
                 .map(|(what, times)| format!("{times} × {what}"))
                 .collect(),
@@ -102,6 +105,18 @@ impl Figures {
             failures.push("not one request was served".to_owned());
         }
         failures
+    }
+
+    /// A caution, if this machine could not send the load as it was drawn.
+    fn lateness(&self) -> Option<String> {
+        let percent = share(self.late, self.requests);
+        (percent > 1.0).then(|| {
+            format!(
+                "{percent:.0} % of requests left more than {} ms late: this machine was too busy for the load,\n\
+                 take the times with care (or lower --rate)\n",
+                LATE.as_millis()
+            )
+        })
     }
 
     fn highest_peak(&self) -> u32 {
@@ -146,6 +161,9 @@ pub(super) fn side_by_side(balanced: &Figures, random: &Figures) -> String {
     row("highest peak at a server", &|run| {
         format!("{} of {}", run.highest_peak(), run.max_inflight)
     });
+    if let Some(note) = balanced.lateness().or(random.lateness()) {
+        table += &note;
+    }
     table += "\nserved (and peak), as the servers saw it\n";
     let mut row = |balanced: &BackendFigures, random: &BackendFigures| {
         let cell =

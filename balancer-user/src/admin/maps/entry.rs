@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use crate::{
     admin::Counts,
     kernel::LiveConnection,
-    occupancy::{Names, granted, memberships},
+    occupancy::{Names, address, granted, memberships},
 };
 
 /// An entry of one of the maps.
@@ -321,11 +321,6 @@ impl MapEntry {
 pub(super) fn leaves(record: &Service) -> impl Iterator<Item = (u32, u32)> + '_ {
     let numbers = 0..record.leaves.len() as u32;
     numbers.filter_map(|number| Some((number, record.leaf(number * LEAF_POSITIONS as u32)?)))
-}
-
-fn address(record: &Backend) -> SocketAddr {
-    let (address, port) = record.address();
-    SocketAddr::new(address.into(), port.into())
 }
 
 /// See [`balancer_common::slot`]: the kernel's half is the low one.

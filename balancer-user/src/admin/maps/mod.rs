@@ -8,7 +8,10 @@ mod read;
 
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
 };
 use balancer_common::{
     counter::FAULT_COUNTERS,
@@ -147,6 +150,7 @@ pub struct MapDump {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
     /// So many entries at most; 1000 if not given.
@@ -191,10 +195,10 @@ fn summary(context: &Context, name: MapName) -> Result<MapSummary, Refusal> {
 )]
 pub(super) async fn one(
     State(context): State<Context>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<MapDump>, Refusal> {
-    let name = MapName::find(&name)?;
+    let name = MapName::find(&name?)?;
     let limit = parameters?.0.limit.unwrap_or(DEFAULT_LIMIT);
     let found = context
         .read(move |context, _| read::entries(context, name, limit))

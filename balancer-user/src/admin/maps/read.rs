@@ -118,9 +118,8 @@ fn backends(context: &Context) -> Vec<(u32, &Backend)> {
 fn connections(context: &Context, limit: usize, names: &Names) -> Result<Found, Refusal> {
     let mut all = context.kernel.connections()?;
     all.sort_by_key(|connection| connection.steered_at);
-    let assignment = context.progress.assignment();
     found(all, limit, |connection| {
-        let service = dialled(&connection, names, &assignment).map(ToString::to_string);
+        let service = dialled(&connection, names).map(ToString::to_string);
         Ok(MapEntry::connection(&connection, service))
     })
 }

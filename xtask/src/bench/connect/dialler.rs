@@ -1,0 +1,124 @@
+//! Who dials: a thread in its namespace and cgroup, bound to one CPU, that times `connect()`.
+//!
+//! Only the system call is timed. The socket is closed with a reset, so that no connection is left
+//! in TIME_WAIT, and its slot is free again when the close returns. Called by `stage`.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread::Scope,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use socket2::{SockAddr, Socket, Type};
+use tests::{cgroup::Cgroup, netns::Netns, place::Place};
+
+/// A thread that dials when it is told to, until it is dropped.
+pub(super) struct Dialler {
+    orders: mpsc::Sender<Order>,
+    times: mpsc::Receiver<Result<Vec<Duration>>>,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Standing<'s> {
+    pub(super) netns: &'s Netns,
+    /// `None`: where this process is, past all programs of ours.
+    pub(super) cgroup: Option<&'s Cgroup>,
+    pub(super) cpu: usize,
+}
+
+struct Order {
+    targets: Arc<[SockAddr]>,
+    first: usize,
+    count: usize,
+}
+
+impl Dialler {
+    /// Its thread ends before the scope does, and so before the cgroup goes.
+    pub(super) fn start<'s>(scope: &'s Scope<'s, '_>, standing: Standing<'s>) -> Self {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let (outbox, times) = mpsc::channel();
+        scope.spawn(move || {
+            if let Err(error) = standing.take() {
+                // Nobody listens only if the bench has ended already.
+                let _ = outbox.send(Err(error));
+                return;
+            }
+            for order in inbox {
+                if outbox.send(order.carry_out()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { orders, times }
+    }
+
+    /// Dials `count` targets one after the other, beginning with number `first`, round and round.
+    pub(super) fn dial(
+        &self,
+        targets: &Arc<[SockAddr]>,
+        first: usize,
+        count: usize,
+    ) -> Result<Vec<Duration>> {
+        let order = Order {
+            targets: Arc::clone(targets),
+            first,
+            count,
+        };
+        // If it is gone, what it said last tells why.
+        let _ = self.orders.send(order);
+        self.times
+            .recv()
+            .map_err(|_| anyhow!("a dialling thread has ended"))?
+    }
+}
+
+impl Standing<'_> {
+    fn take(self) -> Result<()> {
+        match self.cgroup {
+            Some(cgroup) => Place::new(self.netns, cgroup).enter()?,
+            None => self.netns.enter()?,
+        }
+        bind_to(self.cpu)
+    }
+}
+
+impl Order {
+    fn carry_out(&self) -> Result<Vec<Duration>> {
+        let targets = self.targets.iter().cycle();
+        let targets = targets.skip(self.first % self.targets.len());
+        targets.take(self.count).map(connect_once).collect()
+    }
+}
+
+fn connect_once(target: &SockAddr) -> Result<Duration> {
+    let connect = || {
+        let socket = Socket::new(target.domain(), Type::STREAM, None)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        let begun = Instant::now();
+        socket.connect(target)?;
+        Ok::<_, std::io::Error>(begun.elapsed())
+    };
+    connect().with_context(|| format!("cannot connect to {:?}", target.as_socket()))
+}
+
+/// The CPUs to measure on: the dialler's, and the servers'. The same one if there is only one.
+pub(super) fn cpus() -> Result<(usize, usize)> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read this thread's CPUs")?;
+    let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let servers = usable.next().context("this thread may use no CPU")?;
+    Ok((usable.next().unwrap_or(servers), servers))
+}
+
+/// Binds the calling thread to a CPU.
+pub(super) fn bind_to(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .with_context(|| format!("cannot bind a thread to CPU {cpu}"))
+}

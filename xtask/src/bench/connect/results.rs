@@ -1,0 +1,213 @@
+//! What the bench came to: tables for people, and the figures that programs know by name.
+//! Called by `connect`.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Serialize;
+
+use super::{
+    super::report::{Ratio, Samples, Target},
+    bytes::Throughput,
+    program::{CONNECT, RELEASE, RunTime, RunTimes, TRACK},
+};
+
+/// All ways to connect that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// To a backend's own address.
+    Straight,
+    /// The same from outside of the balanced cgroup.
+    StraightOutside,
+    /// 10 backends of one slot each.
+    Limited,
+    /// 10 backends without a limit.
+    Unlimited,
+    /// 1,000 backends of one slot each.
+    Wide,
+    /// Translated by iptables to one of the 10.
+    Iptables,
+    /// As [`Way::Limited`], where iptables is.
+    BesideIptables,
+    /// One of 10 services.
+    FewServices,
+    /// One of 10,000.
+    ManyServices,
+}
+
+/// What was dialled while the kernel counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialled {
+    FewBackends,
+    ManyBackends,
+    FewServices,
+    ManyServices,
+}
+
+pub(super) struct Results {
+    /// Microseconds of a connect.
+    pub(super) connects: BTreeMap<Way, Samples>,
+    pub(super) throughput: Throughput,
+    pub(super) programs: Vec<(Dialled, RunTimes)>,
+}
+
+/// The figures, by the names that programs know.
+#[derive(Serialize)]
+pub(super) struct Figures {
+    connect_vs_straight_p50: f64,
+    connect_vs_iptables_p50: f64,
+    backends_1000_vs_10: f64,
+    services_10000_vs_10: f64,
+    bytes_vs_straight: f64,
+    connect_program_ns: f64,
+}
+
+const COMPARISONS: [(&str, Way, Way, Target); 4] = [
+    (
+        "connect_vs_straight_p50",
+        Way::Limited,
+        Way::Straight,
+        Target::AtMost(1.05),
+    ),
+    (
+        "connect_vs_iptables_p50",
+        Way::BesideIptables,
+        Way::Iptables,
+        Target::AtMost(1.0),
+    ),
+    (
+        "backends_1000_vs_10",
+        Way::Wide,
+        Way::Limited,
+        Target::AtMost(1.2),
+    ),
+    (
+        "services_10000_vs_10",
+        Way::ManyServices,
+        Way::FewServices,
+        Target::AtMost(1.2),
+    ),
+];
+
+const BYTES_TARGET: Target = Target::AtLeast(0.99);
+
+impl Results {
+    pub(super) fn figures(&self) -> Figures {
+        let [straight, iptables, backends, services] =
+            COMPARISONS.map(|(_, way, base, _)| self.ratio(way, base).value);
+        Figures {
+            connect_vs_straight_p50: straight,
+            connect_vs_iptables_p50: iptables,
+            backends_1000_vs_10: backends,
+            services_10000_vs_10: services,
+            bytes_vs_straight: self.bytes_ratio().value,
+            connect_program_ns: self.program(Dialled::FewBackends, CONNECT).ns(),
+        }
+    }
+
+    fn ratio(&self, way: Way, base: Way) -> Ratio {
+        self.connects[&way].over(&self.connects[&base])
+    }
+
+    fn bytes_ratio(&self) -> Ratio {
+        self.throughput.balanced.over(&self.throughput.straight)
+    }
+
+    fn program(&self, dialled: Dialled, program: &str) -> RunTime {
+        let of = self.programs.iter().find(|(what, _)| *what == dialled);
+        of.and_then(|(_, times)| times.get(program).copied())
+            .unwrap_or_default()
+    }
+
+    fn write_connects(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nconnect(), p50 in µs: median of the rounds [quartiles]"
+        )?;
+        for (way, samples) in &self.connects {
+            let (low, high) = samples.quartiles();
+            let median = samples.median();
+            writeln!(f, "  {way:<58} {median:>6.2} [{low:.2}–{high:.2}]")?;
+        }
+        Ok(())
+    }
+
+    fn write_programs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nprograms, ns a run (runs for one connection)")?;
+        for (dialled, times) in &self.programs {
+            write!(f, "  {dialled:<18}")?;
+            let connects = self.program(*dialled, CONNECT).runs;
+            for program in [CONNECT, TRACK, RELEASE] {
+                let time = times.get(program).copied().unwrap_or_default();
+                let share = time.runs / connects;
+                write!(f, "  {program} {:>4.0} ({share:.0})", time.ns())?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
+    fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nratio of medians [quartiles of the rounds' own ratios]"
+        )?;
+        for (name, way, base, target) in COMPARISONS {
+            let ratio = self.ratio(way, base);
+            let verdict = target.verdict(ratio.value);
+            let (own, other) = (self.connects[&way].median(), self.connects[&base].median());
+            writeln!(
+                f,
+                "  {name:<24} {ratio:<20}  {verdict:<14} {own:.2} µs vs {other:.2} µs"
+            )?;
+        }
+        let ratio = self.bytes_ratio();
+        let verdict = BYTES_TARGET.verdict(ratio.value);
+        let gigabytes = |samples: &Samples| samples.median() / 1e9;
+        let (own, other) = (
+            gigabytes(&self.throughput.balanced),
+            gigabytes(&self.throughput.straight),
+        );
+        writeln!(
+            f,
+            "  {:<24} {ratio:<20}  {verdict:<14} {own:.2} GB/s vs {other:.2} GB/s",
+            "bytes_vs_straight"
+        )?;
+        let ns = self.program(Dialled::FewBackends, CONNECT).ns();
+        writeln!(f, "  {:<24} {ns:.0}", "connect_program_ns")
+    }
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_connects(f)?;
+        self.write_programs(f)?;
+        self.write_figures(f)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Straight => "straight to a backend, from the balanced cgroup",
+            Self::StraightOutside => "straight to a backend, from outside",
+            Self::Limited => "balanced over 10 backends of one slot each",
+            Self::Unlimited => "balanced over 10 backends without a limit",
+            Self::Wide => "balanced over 1,000 backends of one slot each",
+            Self::Iptables => "iptables over 10 backends (same cgroup, no frontend)",
+            Self::BesideIptables => "balanced over 10 backends, in iptables' namespace",
+            Self::FewServices => "balanced, one of 10 services",
+            Self::ManyServices => "balanced, one of 10,000 services",
+        })
+    }
+}
+
+impl fmt::Display for Dialled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::FewBackends => "10 backends",
+            Self::ManyBackends => "1,000 backends",
+            Self::FewServices => "10 services",
+            Self::ManyServices => "10,000 services",
+        })
+    }
+}

@@ -1,0 +1,30 @@
+//! `cargo xtask bench`: figures, each a ratio of variants that alternate within one run.
+//!
+//! A figure that misses its target is printed as such and is no failure: the machine may be busy.
+//! With `--json` the last line of standard output is one object {figure: value}. Called by `main`.
+
+mod connect;
+mod report;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Which bench.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What steering costs a connect(), and the bytes after it
+    Connect(connect::Options),
+}
+
+/// Runs it.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    match &options.bench {
+        Bench::Connect(options) => connect::run(options),
+    }
+}
