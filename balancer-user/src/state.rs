@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use tokio::sync::watch;
 
 use crate::{
-    config::{Config, ConfigError, Loaded, Problem},
+    config::{AgentConfig, Config, ConfigError, Loaded, Problem},
     model::DesiredState,
 };
 
@@ -39,11 +39,14 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct State {
     sender: watch::Sender<Arc<Snapshot>>,
+    /// The agent's own settings, as it was started with them.
+    agent: AgentConfig,
 }
 
 impl State {
     /// Starts from a first good configuration.
     pub fn new(loaded: Loaded, file: PathBuf) -> Self {
+        let agent = loaded.config.agent.clone();
         let snapshot = Snapshot {
             generation: 1,
             desired: Arc::new(loaded.config.desired_state()),
@@ -56,6 +59,7 @@ impl State {
         };
         Self {
             sender: watch::Sender::new(Arc::new(snapshot)),
+            agent,
         }
     }
 
@@ -64,8 +68,17 @@ impl State {
         self.sender.subscribe()
     }
 
-    /// Puts a new configuration in force.
-    pub fn accept(&self, loaded: Loaded) {
+    /// Puts a new configuration in force: its services. What it says under
+    /// `agent:` holds from the next start on, and that is said if it differs.
+    pub fn accept(&self, mut loaded: Loaded) {
+        if loaded.config.agent != self.agent {
+            let warning = Problem::of_whole_file(
+                "the changes under agent: are not in force",
+                "restart the agent to put them in force",
+            );
+            tracing::warn!("{}", warning.in_file(&loaded.file));
+            loaded.warnings.push(warning);
+        }
         self.sender.send_modify(|current| {
             let next = Arc::make_mut(current);
             next.generation += 1;
@@ -83,9 +96,34 @@ impl State {
             let next = Arc::make_mut(current);
             next.problems = match error {
                 ConfigError::Invalid { problems, .. } => problems.clone(),
-                ConfigError::Unreadable { source, .. } => vec![Problem::of_unreadable_file(source)],
+                ConfigError::Unreadable { source, .. } => vec![Problem::of_whole_file(
+                    format!("the file cannot be read: {source}"),
+                    "put it back, or make it readable; what was read before stays in force",
+                )],
             };
             next.rejected += 1;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(text: &str) -> Loaded {
+        Config::parse(text, "config.yaml", &|_| None).unwrap()
+    }
+
+    #[test]
+    fn changes_under_agent_are_said_to_wait_for_a_restart() {
+        let state = State::new(loaded("source: file\n"), "config.yaml".into());
+        let snapshots = state.subscribe();
+        state.accept(loaded("source: file\nagent: {metrics: none}\n"));
+        let warnings = snapshots.borrow().warnings.clone();
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].hint.contains("restart"), "{warnings:?}");
+        state.accept(loaded("source: file\n"));
+        assert_eq!(snapshots.borrow().warnings, []);
+        assert_eq!(snapshots.borrow().generation, 3);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::{
-    agent::{Agent, Configuration},
+    agent::Agent,
     crowd::{Crowd, Outcome, SOON, exchange, frontend_address, service, settle, slots_taken},
     exact::Request,
     wait::eventually,
@@ -116,14 +116,9 @@ fn report_each(agent: &Agent, good: &str) -> Result<()> {
         report(agent, text, words)
             .with_context(|| format!("{what}; the agent said:\n{}", agent.stderr()))?;
         // The next good one is taken, even if it says the same as before.
-        let before = agent.configuration()?.generation;
-        fs::write(agent.config_path(), good)?;
-        let after = eventually(SOON, || -> Result<Configuration> {
-            let after = agent.configuration()?;
-            ensure!(after.generation > before, "{after:?}");
-            Ok(after)
-        });
-        ensure!(after.in_force(), "after {what}: {after:?}");
+        agent
+            .reload_text(good)
+            .with_context(|| format!("after {what}"))?;
     }
     Ok(())
 }
@@ -133,14 +128,16 @@ fn report(agent: &Agent, text: Option<String>, words: &[&str]) -> Result<()> {
     let before = agent.configuration()?;
     let said_before = agent.stderr().len();
     match text {
-        Some(text) => fs::write(agent.config_path(), text)?,
-        None => fs::remove_file(agent.config_path())?,
+        Some(text) => drop(agent.reload_expecting_rejection(&text)?),
+        None => {
+            fs::remove_file(agent.config_path())?;
+            eventually(SOON, || -> Result<()> {
+                let rejected = agent.configuration()?.rejected;
+                ensure!(rejected > before.rejected, "rejected: {rejected}");
+                Ok(())
+            });
+        }
     }
-    eventually(SOON, || -> Result<()> {
-        let rejected = agent.configuration()?.rejected;
-        ensure!(rejected > before.rejected, "rejected: {rejected}");
-        Ok(())
-    });
     let shown = agent.admin().get_json("/v1/config")?;
     ensure!(shown["applied"] == "rejected", "shown as {shown}");
     let problems = shown["problems"].to_string();

@@ -50,13 +50,9 @@ impl Problem {
         }
     }
 
-    /// That the file could not be read at all.
-    pub fn of_unreadable_file(source: &io::Error) -> Self {
-        Self::new(
-            Place::WholeFile,
-            format!("the file cannot be read: {source}"),
-            "put it back, or make it readable; what was read before stays in force",
-        )
+    /// Something about the file as a whole.
+    pub fn of_whole_file(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Place::WholeFile, message, hint)
     }
 
     /// The line for people: `FILE:LINE:COLUMN: what is wrong; what to do`. A problem with an
