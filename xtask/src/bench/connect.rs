@@ -14,6 +14,7 @@ mod stage;
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    net::SocketAddr,
     thread::{self, Scope},
 };
 
@@ -26,7 +27,7 @@ use self::{
     results::{Dialled, Results, Way},
     stage::{
         FEW_SERVICES, LIMITED, MANY_SERVICES, Stage, TRANSLATED, Targets, UNLIMITED, WIDE,
-        limited_backends, numbered_frontends, targets,
+        limited_backends, numbered_backends, numbered_frontends, targets, wide_backends,
     },
 };
 use super::report::{Samples, quantile};
@@ -189,13 +190,13 @@ impl Bench<'_> {
                 Dialled::FewServices,
                 &stage.few,
                 &diallers.few,
-                shuffled(FEW_SERVICES),
+                shuffled(numbered_frontends(FEW_SERVICES)),
             ),
             (
                 Dialled::ManyServices,
                 &stage.many,
                 &diallers.many,
-                shuffled(MANY_SERVICES),
+                shuffled(numbered_frontends(MANY_SERVICES)),
             ),
         ]
         .iter()
@@ -205,19 +206,33 @@ impl Bench<'_> {
 }
 
 impl Diallers {
-    fn variants(&self) -> [Variant<'_>; 9] {
+    fn variants(&self) -> [Variant<'_>; 11] {
         let backends = targets(&limited_backends());
         let variant = Variant::new;
         [
             variant(Way::Straight, &self.inside, backends.clone()),
             variant(Way::StraightOutside, &self.outside, backends),
+            variant(Way::StraightWide, &self.inside, targets(&wide_backends())),
+            variant(
+                Way::StraightMany,
+                &self.inside,
+                shuffled(numbered_backends(MANY_SERVICES)),
+            ),
             variant(Way::Limited, &self.inside, targets(&[LIMITED])),
             variant(Way::Unlimited, &self.inside, targets(&[UNLIMITED])),
             variant(Way::Wide, &self.inside, targets(&[WIDE])),
             variant(Way::Iptables, &self.filtered, targets(&[TRANSLATED])),
             variant(Way::BesideIptables, &self.filtered, targets(&[LIMITED])),
-            variant(Way::FewServices, &self.few, shuffled(FEW_SERVICES)),
-            variant(Way::ManyServices, &self.many, shuffled(MANY_SERVICES)),
+            variant(
+                Way::FewServices,
+                &self.few,
+                shuffled(numbered_frontends(FEW_SERVICES)),
+            ),
+            variant(
+                Way::ManyServices,
+                &self.many,
+                shuffled(numbered_frontends(MANY_SERVICES)),
+            ),
         ]
     }
 }
@@ -244,9 +259,8 @@ impl<'d> Variant<'d> {
     }
 }
 
-/// The frontends of so many services in an order that no cache foresees, the same in every run.
-fn shuffled(services: u32) -> Targets {
-    let mut frontends = numbered_frontends(services);
-    frontends.shuffle(&mut SmallRng::seed_from_u64(1));
-    targets(&frontends)
+/// In an order that no cache foresees, the same in every run.
+fn shuffled(mut addresses: Vec<SocketAddr>) -> Targets {
+    addresses.shuffle(&mut SmallRng::seed_from_u64(1));
+    targets(&addresses)
 }

@@ -28,9 +28,9 @@ use tokio::task::JoinSet;
 
 use super::{
     arrivals::Load,
-    preflight::raise_descriptor_limit,
     request::{self, End},
 };
+use crate::preflight::raise_descriptor_limit;
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -9,7 +9,6 @@ mod arrivals;
 mod client;
 mod figures;
 mod live;
-mod preflight;
 mod request;
 mod stage;
 
@@ -27,9 +26,9 @@ use self::{
     client::{Steering, Task},
     figures::Figures,
     live::Live,
-    preflight::Interrupt,
     stage::{FRONTEND, Stage},
 };
+use crate::preflight::{self, Interrupt, Needs};
 
 /// What the demo shows.
 #[derive(Clone, Debug, clap::Args)]
@@ -69,7 +68,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
         return client::run(task);
     }
     announce(&options)?;
-    let binary = preflight::prepare()?;
+    let binary = preflight::prepare(&Needs {
+        command: "demo",
+        tools: &[("ip", "iproute2")],
+    })?;
     let interrupt = Interrupt::listen()?;
     let outcome = show(&options, binary, &interrupt);
     if interrupt.came() && !matches!(outcome, Ok(Verdict::Complete(_))) {

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Slices of each of the two: 1 GiB.
-const SLICES: usize = 64;
+const SLICES: usize = 512;
 
 /// Bytes a second.
 pub(super) struct Throughput {

@@ -18,6 +18,10 @@ pub(super) enum Way {
     Straight,
     /// The same from outside of the balanced cgroup.
     StraightOutside,
+    /// To one of 1,000 addresses: what those cost by themselves.
+    StraightWide,
+    /// To one of 20,000 addresses.
+    StraightMany,
     /// 10 backends of one slot each.
     Limited,
     /// 10 backends without a limit.
@@ -190,6 +194,8 @@ impl fmt::Display for Way {
         f.pad(match self {
             Self::Straight => "straight to a backend, from the balanced cgroup",
             Self::StraightOutside => "straight to a backend, from outside",
+            Self::StraightWide => "straight to 1,000 backends in turn",
+            Self::StraightMany => "straight to one of the 10,000 services' 20,000 backends",
             Self::Limited => "balanced over 10 backends of one slot each",
             Self::Unlimited => "balanced over 10 backends without a limit",
             Self::Wide => "balanced over 1,000 backends of one slot each",

@@ -6,6 +6,7 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -26,13 +27,13 @@ use tests::{
 use super::server::{self, Server};
 
 /// Backends of the services that are compared with a single address.
-pub(super) const FEW_BACKENDS: u32 = 10;
-pub(super) const MANY_BACKENDS: u32 = 1_000;
+const FEW_BACKENDS: u32 = 10;
+const MANY_BACKENDS: u32 = 1_000;
 pub(super) const FEW_SERVICES: u32 = 10;
 pub(super) const MANY_SERVICES: u32 = 10_000;
 
 /// Bytes between two acknowledgements of the server that swallows.
-pub(super) const SLICE_BYTES: usize = 16 << 20;
+pub(super) const SLICE_BYTES: usize = 2 << 20;
 
 const BACKENDS_PER_SERVICE: u32 = 2;
 const ACCEPT_PORT: u16 = 8080;
@@ -133,6 +134,17 @@ pub(super) fn limited_backends() -> Vec<SocketAddr> {
     numbered(Ipv4Addr::new(127, 1, 0, 1), FEW_BACKENDS)
 }
 
+/// The backends of [`WIDE`].
+pub(super) fn wide_backends() -> Vec<SocketAddr> {
+    numbered(Ipv4Addr::new(127, 3, 0, 1), MANY_BACKENDS)
+}
+
+/// The backends of so many services.
+pub(super) fn numbered_backends(services: u32) -> Vec<SocketAddr> {
+    let first = Ipv4Addr::new(127, 16, 0, 1);
+    numbered(first, services * BACKENDS_PER_SERVICE)
+}
+
 /// The frontends of so many services.
 pub(super) fn numbered_frontends(services: u32) -> Vec<SocketAddr> {
     numbered(Ipv4Addr::new(10, 100, 0, 1), services)
@@ -152,21 +164,20 @@ fn own_services() -> [Service; 4] {
             backends,
         )
     };
-    let numbered = |second, count| numbered(Ipv4Addr::new(127, second, 0, 1), count);
+    let unlimited = numbered(Ipv4Addr::new(127, 2, 0, 1), FEW_BACKENDS);
     [
         service("limited", LIMITED, 1, limited_backends()),
-        service("unlimited", UNLIMITED, 0, numbered(2, FEW_BACKENDS)),
-        service("wide", WIDE, 1, numbered(3, MANY_BACKENDS)),
+        service("unlimited", UNLIMITED, 0, unlimited),
+        service("wide", WIDE, 1, wide_backends()),
         service("swallow", SWALLOWING, 0, vec![SWALLOWING_BACKEND]),
     ]
 }
 
 /// Services alike in all but their number.
 fn numbered_services(count: u32) -> Vec<Service> {
-    let backends = numbered(Ipv4Addr::new(127, 16, 0, 1), count * BACKENDS_PER_SERVICE);
     numbered_frontends(count)
         .iter()
-        .zip(backends.chunks(BACKENDS_PER_SERVICE as usize))
+        .zip(numbered_backends(count).chunks(BACKENDS_PER_SERVICE as usize))
         .enumerate()
         .map(|(index, (frontend, backends))| {
             Service::new(
@@ -188,6 +199,8 @@ fn numbered(first: Ipv4Addr, count: u32) -> Vec<SocketAddr> {
 }
 
 fn add_iptables_rules(netns: &Netns) -> Result<()> {
+    // Connections that are over would slow iptables down for ten seconds each.
+    const FORGET_SECONDS: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close";
     // Translated before it leaves; until then it needs a route and a source address.
     netns.ip_batch(&format!(
         "route add {}/32 dev lo src 127.0.0.1\n",
@@ -216,7 +229,9 @@ fn add_iptables_rules(netns: &Netns) -> Result<()> {
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(())
+    netns
+        .run(|| fs::write(FORGET_SECONDS, "1"))
+        .with_context(|| format!("cannot write to {FORGET_SECONDS}"))
 }
 
 /// As kube-proxy does it: services, then one service with a chance for each of its endpoints,
