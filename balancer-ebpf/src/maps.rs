@@ -129,31 +129,31 @@ pub fn service_of(frontend: &FrontendKey) -> Option<u32> {
 #[unsafe(no_mangle)]
 static MULTIPATH: u8 = 0;
 
-/// The socket that the client holds: `socket` itself, or for a subflow of
-/// Multipath TCP the one above it. Only that one passes through `sock_release`
-/// and `getpeername()`.
+/// The Multipath TCP socket above a subflow, which is the one that the client
+/// holds: only that one passes through `sock_release` and `getpeername()`. Null
+/// for any other socket.
 #[inline(always)]
-fn held_by_client(socket: *mut bpf_sock) -> *mut c_void {
+fn above(socket: *mut bpf_sock) -> *mut c_void {
     // SAFETY: read-only data, set once before the program is loaded.
     if unsafe { (&raw const MULTIPATH).read_volatile() } == 0 {
-        return socket.cast();
+        return core::ptr::null_mut();
     }
     // SAFETY: `socket` comes from the program's context and is not null.
-    let above = unsafe { bpf_skc_to_mptcp_sock(socket.cast()) };
-    if above.is_null() {
-        socket.cast()
-    } else {
-        above.cast()
-    }
+    unsafe { bpf_skc_to_mptcp_sock(socket.cast()) }.cast()
 }
 
 /// The steering record of the socket that a client holds; null if it has none.
 #[inline(always)]
 pub fn record(socket: *mut bpf_sock) -> *mut Connection {
-    if socket.is_null() {
+    let own = own_record(socket);
+    if socket.is_null() || !own.is_null() {
+        return own;
+    }
+    let above = above(socket);
+    if above.is_null() {
         return core::ptr::null_mut();
     }
-    storage(held_by_client(socket), 0)
+    storage(above, 0)
 }
 
 /// The record of this very socket, subflow or not; null if it has none.
@@ -172,7 +172,13 @@ pub fn record_or_new(socket: *mut bpf_sock) -> *mut Connection {
     if socket.is_null() {
         return core::ptr::null_mut();
     }
-    storage(held_by_client(socket), BPF_SK_STORAGE_GET_F_CREATE.into())
+    let above = above(socket);
+    let held = if above.is_null() {
+        socket.cast()
+    } else {
+        above
+    };
+    storage(held, BPF_SK_STORAGE_GET_F_CREATE.into())
 }
 
 #[inline(always)]
