@@ -104,19 +104,16 @@ mod half_word {
 
 #[cfg(not(target_arch = "bpf"))]
 mod word {
-    use core::sync::atomic::{
-        AtomicU64,
-        Ordering::{Acquire, Release, SeqCst},
-    };
+    use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
     #[inline(always)]
     pub(super) fn load(word: &AtomicU64) -> u64 {
-        word.load(Acquire)
+        word.load(SeqCst)
     }
 
     #[inline(always)]
     pub(super) fn store(word: &AtomicU64, value: u64) {
-        word.store(value, Release)
+        word.store(value, SeqCst)
     }
 
     #[inline(always)]
@@ -192,11 +189,11 @@ pub fn store(word: &AtomicU64, value: u64) {
 /// where a stale value is harmless.
 #[inline(always)]
 pub fn load32(word: &AtomicU32) -> u32 {
-    word.load(Ordering::Acquire)
+    word.load(Ordering::SeqCst)
 }
 
 /// Writes a 32-bit field; see [`load32`].
 #[inline(always)]
 pub fn store32(word: &AtomicU32, value: u32) {
-    word.store(value, Ordering::Release);
+    word.store(value, Ordering::SeqCst);
 }

@@ -63,6 +63,7 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     tracing::info!(cgroup = %kernel.cgroup_path().display(), "steering");
 
     let (ready, ready_receiver) = watch::channel(true);
+    let ready = Arc::new(ready);
     let context = admin::Context {
         kernel: kernel.clone(),
         progress,
@@ -77,7 +78,7 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
         listeners.serve(context, ended(stopped)).await;
     });
     tasks.spawn(reconciler.run(snapshots));
-    tasks.spawn(heartbeat(kernel.clone(), log));
+    tasks.spawn(heartbeat(kernel.clone(), log, ready.clone()));
     match source {
         Source::File => tasks.spawn(file::follow(config_path, overrides, state, fingerprint)),
         Source::Kubernetes => anyhow::bail!("source: kubernetes is not supported by this version"),
@@ -99,12 +100,18 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     outcome
 }
 
-/// Tells the programs that the agent lives, and whether to log.
-async fn heartbeat(kernel: Arc<Kernel>, log: LogControl) {
+/// Tells the programs that the agent lives, and whether to log; and everyone
+/// else if the cgroup is gone, with which the kernel detaches the programs.
+async fn heartbeat(kernel: Arc<Kernel>, log: LogControl, ready: Arc<watch::Sender<bool>>) {
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let cgroup = kernel.cgroup_path();
+        if *ready.borrow() && !cgroup.exists() {
+            tracing::error!(cgroup = %cgroup.display(), "the cgroup is gone, and nothing is steered any more; make it again and restart the agent");
+            ready.send_replace(false);
+        }
         if let Err(error) = put_state(&kernel, &log) {
             tracing::error!(%error, "the programs cannot be told that the agent lives");
         }

@@ -15,6 +15,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
@@ -169,7 +170,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
         Command::Agent(arguments) => {
             let (file, overrides) = arguments.resolve(&cli.admin);
             let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(agent::run(file, overrides))?;
+            let outcome = runtime.block_on(agent::run(file, overrides));
+            // A read of the file that hangs (a dead network mount) must not keep us.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            outcome?;
             Ok(Report::fine(String::new()))
         }
         Command::Config(ConfigCommand::Check { file }) => check::check(&file, output),

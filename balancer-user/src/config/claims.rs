@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 
 use super::problem::{Findings, Place, Spot};
-use crate::model::{MAX_BACKENDS, MAX_SERVICES_PER_BACKEND, ServiceName};
+use crate::model::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES_PER_BACKEND, ServiceName};
 
 /// What is known of the services read so far. A service is its index in `labels`.
 #[derive(Default)]
@@ -192,8 +192,16 @@ impl Claims {
         }
     }
 
-    /// Rejects more backends than fit; `last` is the place to name.
-    pub(crate) fn count_backends(&self, last: Option<Spot>, findings: &mut Findings) {
+    /// Rejects more frontends or backends than fit; `last` is the place to name.
+    pub(crate) fn count(&self, last: Option<Spot>, findings: &mut Findings) {
+        let frontends = self.frontends.len();
+        if frontends > MAX_FRONTENDS {
+            findings.reject(
+                last.map_or(Place::WholeFile, Place::Spot),
+                format!("{frontends} frontends are listed, and at most {MAX_FRONTENDS} fit"),
+                "remove some, or spread the services over several agents",
+            );
+        }
         let distinct = self.backends.len();
         if distinct > MAX_BACKENDS {
             findings.reject(

@@ -47,7 +47,7 @@ pub(crate) fn check(
     }
     let claims = checker.claims;
     claims.frontends_apart_from_backends(findings);
-    claims.count_backends(last, findings);
+    claims.count(last, findings);
     functions.warn_of_unused(findings);
     state
 }

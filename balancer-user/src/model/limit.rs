@@ -9,6 +9,9 @@ pub const MAX_SERVICES: usize = 16_384;
 /// Distinct backend addresses in one desired state.
 pub const MAX_BACKENDS: usize = 131_072;
 
+/// Frontends in one desired state.
+pub const MAX_FRONTENDS: usize = 65_536;
+
 /// Backends of one service: what its two-level idle bitmap covers.
 pub const MAX_BACKENDS_PER_SERVICE: usize = 4096;
 

@@ -14,7 +14,7 @@ mod strategy;
 
 pub use address::{AddressFault, canonical, check_backend, check_frontend, parse_address};
 pub use limit::{
-    MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE, MAX_INFLIGHT,
+    MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS, MAX_FRONTENDS_PER_SERVICE, MAX_INFLIGHT,
     MAX_NAME_BYTES, MAX_SERVICES, MAX_SERVICES_PER_BACKEND, MAX_WEIGHT,
 };
 pub use name::{NameFault, ServiceName, check_label};

@@ -77,6 +77,8 @@ pub struct Reconciler {
     planned_generation: u64,
     /// Operations that are planned but not made yet, because one failed.
     pending: VecDeque<Op>,
+    /// Whether the first of them failed when it was tried last.
+    is_failing: bool,
     /// Services that wait for room.
     postponed: BTreeSet<ServiceName>,
 }
@@ -90,6 +92,7 @@ impl Reconciler {
             planned: Arc::default(),
             planned_generation: 0,
             pending: VecDeque::new(),
+            is_failing: false,
             postponed: BTreeSet::new(),
         }
     }
@@ -164,14 +167,27 @@ impl Reconciler {
     fn apply(&mut self) {
         while let Some(op) = self.pending.front() {
             if let Err(error) = op.apply(&*self.kernel) {
-                tracing::error!(%error, ?op, "a change could not be made; it is tried again");
+                // Said once, not at every try.
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(
+                        error,
+                        ?op,
+                        "a change could not be made; it is tried again, and others wait for it"
+                    );
+                }
                 return;
             }
             self.pending.pop_front();
         }
-        self.progress
-            .generation
-            .store(self.planned_generation, Ordering::Release);
+        if std::mem::take(&mut self.is_failing) {
+            tracing::info!("the change that could not be made is made");
+        }
+        if self.postponed.is_empty() {
+            self.progress
+                .generation
+                .store(self.planned_generation, Ordering::Release);
+        }
     }
 
     fn sweep(&self) {

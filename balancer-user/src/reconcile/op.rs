@@ -176,6 +176,8 @@ impl Op {
                 if let Some(service) = tables.service(*service) {
                     index::clear(tables, service, *position);
                 }
+                // Whoever read the list while it shrank may have missed the last of it.
+                index::refresh(tables, *backend);
             }
             Self::PutFrontend { frontend, service } => {
                 target.put_frontend(FrontendKey::from(*frontend), *service)?;

@@ -76,6 +76,13 @@ pub fn plan(
             planner.note_limits(name, service);
         }
     }
+    // Only now: a limit that one service raises may be lowered by the next.
+    let touched: BTreeSet<_> = changes
+        .iter()
+        .flat_map(|(_, service)| service.iter().flat_map(|s| &s.backends))
+        .map(|backend| backend.address)
+        .collect();
+    planner.grant(touched.iter().copied());
     for (name, service) in changes {
         if let Some(service) = service {
             planner.add(name, service);
@@ -99,11 +106,7 @@ pub fn plan(
             planner.forget_absent(name, service);
         }
     }
-    let touched: BTreeSet<_> = changes
-        .iter()
-        .flat_map(|(_, service)| service.iter().flat_map(|s| &s.backends))
-        .collect();
-    planner.grant(touched.into_iter().map(|backend| backend.address));
+    planner.grant(touched.into_iter());
     (planner.ops, planner.postponed)
 }
 
@@ -157,7 +160,6 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
                 None => self.init_backend(name, backend, limit),
             }
         }
-        self.grant(service.backends.iter().map(|backend| backend.address));
     }
 
     fn init_backend(&mut self, name: &ServiceName, backend: &model::Backend, limit: u32) {

@@ -456,3 +456,27 @@ fn what_finds_no_place_is_let_go_and_leaves_nothing_behind() {
     assert!(ground.assignment.retired.is_empty());
     ground.assert_exact();
 }
+
+#[test]
+fn limits_that_services_swap_are_never_both_raised() {
+    let mut ground = Ground::new();
+    let with = |a, b| state([service("a", &[1], a, [1]), service("b", &[2], b, [1])]);
+    ground.advance(with(1, 5));
+    let id = ground.assignment.backends[&backend(1).address].id;
+    let desired = with(5, 1);
+    let names: Vec<_> = desired.services.keys().cloned().collect();
+    let changes: Vec<_> = names
+        .iter()
+        .map(|name| (name, desired.services.get(name)))
+        .collect();
+    let held = ground.held();
+    let (ops, _) = plan(&mut ground.assignment, &changes, ground.now, &held);
+    for op in &ops {
+        op.apply(&ground).unwrap();
+        assert_eq!(
+            load32(&ground.tables.backend(id).unwrap().granted),
+            1,
+            "after {op:?}"
+        );
+    }
+}

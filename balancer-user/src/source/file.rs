@@ -15,7 +15,7 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    config::{Config, ConfigError, Overrides, process_environment},
+    config::{Config, ConfigError, Loaded, Overrides, process_environment},
     state::State,
 };
 
@@ -47,8 +47,7 @@ pub async fn follow(
 
 async fn reload(path: &Path, overrides: &Overrides, state: &State) {
     let owned = path.to_owned();
-    let loaded =
-        tokio::task::spawn_blocking(move || Config::load(&owned, &process_environment)).await;
+    let loaded = tokio::task::spawn_blocking(move || load(&owned)).await;
     match loaded {
         Ok(Ok(mut loaded)) => {
             loaded.config = loaded.config.with_overrides(overrides);
@@ -63,6 +62,17 @@ async fn reload(path: &Path, overrides: &Overrides, state: &State) {
             tracing::error!(%panic, "reading the configuration failed; what is in force stays")
         }
     }
+}
+
+/// Reads the file, if it is one: a pipe would keep us waiting.
+fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    if fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        return Err(ConfigError::Unreadable {
+            file: path.display().to_string(),
+            source: io::Error::other("it is not a regular file"),
+        });
+    }
+    Config::load(path, &process_environment)
 }
 
 fn report(path: &Path, state: &State, error: &ConfigError) {

@@ -33,7 +33,7 @@ pub(super) const FEW_SERVICES: u32 = 10;
 pub(super) const MANY_SERVICES: u32 = 10_000;
 
 /// Bytes between two acknowledgements of the server that swallows.
-pub(super) const SLICE_BYTES: usize = 2 << 20;
+pub(super) const SLICE_BYTES: usize = 512 << 10;
 
 const BACKENDS_PER_SERVICE: u32 = 2;
 const ACCEPT_PORT: u16 = 8080;
