@@ -12,19 +12,21 @@ mod server;
 mod stage;
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
     net::SocketAddr,
+    sync::Arc,
     thread::{self, Scope},
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
 use self::{
-    dialler::{Dialler, Standing},
+    dialler::{Dialler, Order, Standing},
     program::{Counting, RunTimes},
     results::{Dialled, Results, Way},
+    server::{Server, Wait},
     stage::{
         FEW_SERVICES, LIMITED, MANY_SERVICES, Stage, TRANSLATED, Targets, UNLIMITED, WIDE,
         limited_backends, numbered_backends, numbered_frontends, targets, wide_backends,
@@ -38,8 +40,10 @@ use crate::{
 
 /// Connects of a variant in one round that are counted.
 const CONNECTS_PER_ROUND: usize = 200;
-/// Connects before them, which find cold caches.
+/// Connects before them, which find cold caches, or the server still in its other state.
 const WARM_UP: usize = 50;
+/// Between two connects to a server that is to fall asleep.
+const SLEEP_PAUSE: Duration = Duration::from_micros(20);
 /// Connects over which the kernel counts the programs' run time.
 const COUNTED_CONNECTS: usize = 20_000;
 
@@ -49,8 +53,8 @@ pub(crate) struct Options {
     /// Print one JSON object as the last line; all else goes to standard error
     #[arg(long)]
     json: bool,
-    /// Rounds; in each, every variant dials 200 times
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(3..=10_000))]
+    /// Rounds; in each, every variant dials 200 times a server that sleeps, and one that is awake
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(3..=10_000))]
     rounds: u32,
 }
 
@@ -95,11 +99,14 @@ struct Bench<'b> {
 struct Variant<'d> {
     way: Way,
     dialler: &'d Dialler,
+    /// Of all targets.
+    server: &'d Server,
     targets: Targets,
     /// How many were dialled.
     dialled: usize,
     /// Microseconds, the median of a round each.
-    samples: Samples,
+    asleep: Samples,
+    awake: Samples,
 }
 
 /// The threads that dial, each in its place.
@@ -116,11 +123,14 @@ impl Bench<'_> {
     fn measure(&self) -> Result<Option<Results>> {
         let (connects, programs) = thread::scope(|scope| -> Result<_> {
             let diallers = self.diallers(scope);
-            let mut variants = diallers.variants();
+            let mut variants = diallers.variants(self.stage);
             self.rounds(&mut variants)?;
-            let samples = variants.map(|variant| (variant.way, variant.samples));
-            Ok((BTreeMap::from(samples), self.program_times(&diallers)?))
+            let samples = variants.into_iter().flat_map(Variant::into_samples);
+            Ok((samples.collect(), self.program_times(&diallers)?))
         })?;
+        if self.interrupt.came() {
+            return Ok(None);
+        }
         progress("sending bytes");
         let throughput = bytes::measure(self.stage, self.client_cpu, &|| self.interrupt.came())?;
         if self.interrupt.came() {
@@ -159,8 +169,10 @@ impl Bench<'_> {
             if self.interrupt.came() {
                 return Ok(());
             }
-            for variant in variants.iter_mut() {
-                variant.dial()?;
+            for wait in [Wait::Asleep, Wait::Awake] {
+                for variant in variants.iter_mut() {
+                    variant.dial(wait)?;
+                }
             }
             variants.rotate_left(1);
             if (round + 1) % (rounds / 3).max(1) == 0 {
@@ -184,83 +196,112 @@ impl Bench<'_> {
             Ok((what, times))
         };
         [
-            (Dialled::FewBackends, own, inside, targets(&[LIMITED])),
-            (Dialled::ManyBackends, own, inside, targets(&[WIDE])),
+            (Dialled::FewBackends, own, inside, vec![LIMITED]),
+            (Dialled::ManyBackends, own, inside, vec![WIDE]),
             (
                 Dialled::FewServices,
                 &stage.few,
                 &diallers.few,
-                shuffled(numbered_frontends(FEW_SERVICES)),
+                few_frontends(),
             ),
             (
                 Dialled::ManyServices,
                 &stage.many,
                 &diallers.many,
-                shuffled(numbered_frontends(MANY_SERVICES)),
+                many_frontends(),
             ),
         ]
         .iter()
-        .map(|(what, agent, dialler, targets)| count(*what, agent, dialler, targets))
+        .map(|(what, agent, dialler, dialled)| count(*what, agent, dialler, &targets(dialled)))
         .collect()
     }
 }
 
 impl Diallers {
-    fn variants(&self) -> [Variant<'_>; 11] {
-        let backends = targets(&limited_backends());
-        let variant = Variant::new;
+    fn variants<'d>(&'d self, stage: &'d Stage) -> [Variant<'d>; 11] {
+        let inside = |way, addresses: &[SocketAddr]| {
+            Variant::new(way, &self.inside, &stage.plain_server, targets(addresses))
+        };
+        let elsewhere = |way, dialler, addresses: &[SocketAddr]| {
+            Variant::new(way, dialler, &stage.plain_server, targets(addresses))
+        };
+        let filtered = |way, address| {
+            let server = &stage.filtered_server;
+            Variant::new(way, &self.filtered, server, targets(&[address]))
+        };
+        let backends = limited_backends();
+        let all_backends = shuffled(numbered_backends(MANY_SERVICES));
+        let (few, many) = (few_frontends(), many_frontends());
         [
-            variant(Way::Straight, &self.inside, backends.clone()),
-            variant(Way::StraightOutside, &self.outside, backends),
-            variant(Way::StraightWide, &self.inside, targets(&wide_backends())),
-            variant(
-                Way::StraightMany,
-                &self.inside,
-                shuffled(numbered_backends(MANY_SERVICES)),
-            ),
-            variant(Way::Limited, &self.inside, targets(&[LIMITED])),
-            variant(Way::Unlimited, &self.inside, targets(&[UNLIMITED])),
-            variant(Way::Wide, &self.inside, targets(&[WIDE])),
-            variant(Way::Iptables, &self.filtered, targets(&[TRANSLATED])),
-            variant(Way::BesideIptables, &self.filtered, targets(&[LIMITED])),
-            variant(
-                Way::FewServices,
-                &self.few,
-                shuffled(numbered_frontends(FEW_SERVICES)),
-            ),
-            variant(
-                Way::ManyServices,
-                &self.many,
-                shuffled(numbered_frontends(MANY_SERVICES)),
-            ),
+            inside(Way::Straight, &backends),
+            elsewhere(Way::StraightOutside, &self.outside, &backends),
+            inside(Way::StraightWide, &wide_backends()),
+            inside(Way::StraightMany, &all_backends),
+            inside(Way::Limited, &[LIMITED]),
+            inside(Way::Unlimited, &[UNLIMITED]),
+            inside(Way::Wide, &[WIDE]),
+            filtered(Way::Iptables, TRANSLATED),
+            filtered(Way::BesideIptables, LIMITED),
+            elsewhere(Way::FewServices, &self.few, &few),
+            elsewhere(Way::ManyServices, &self.many, &many),
         ]
     }
 }
 
 impl<'d> Variant<'d> {
-    fn new(way: Way, dialler: &'d Dialler, targets: Targets) -> Self {
+    fn new(way: Way, dialler: &'d Dialler, server: &'d Server, targets: Targets) -> Self {
         Self {
             way,
             dialler,
+            server,
             targets,
             dialled: 0,
-            samples: Samples::default(),
+            asleep: Samples::default(),
+            awake: Samples::default(),
         }
     }
 
-    fn dial(&mut self) -> Result<()> {
-        const COUNT: usize = WARM_UP + CONNECTS_PER_ROUND;
-        let times = self.dialler.dial(&self.targets, self.dialled, COUNT)?;
-        self.dialled += COUNT;
+    /// One round's.
+    fn dial(&mut self, wait: Wait) -> Result<()> {
+        let (samples, pause) = match wait {
+            Wait::Asleep => (&mut self.asleep, SLEEP_PAUSE),
+            Wait::Awake => (&mut self.awake, Duration::ZERO),
+        };
+        let order = Order {
+            targets: Arc::clone(&self.targets),
+            first: self.dialled,
+            count: WARM_UP + CONNECTS_PER_ROUND,
+            pause,
+        };
+        self.dialled += order.count;
+        self.server.set_wait(wait)?;
+        let times = self.dialler.dial(order)?;
+        // Two that poll would share their CPU.
+        self.server.set_wait(Wait::Asleep)?;
         let counted = times[WARM_UP..].iter();
         let mut micros: Vec<_> = counted.map(|time| time.as_secs_f64() * 1e6).collect();
-        self.samples.push(quantile(&mut micros, 0.5));
+        samples.push(quantile(&mut micros, 0.5));
         Ok(())
+    }
+
+    fn into_samples(self) -> [((Wait, Way), Samples); 2] {
+        [
+            ((Wait::Asleep, self.way), self.asleep),
+            ((Wait::Awake, self.way), self.awake),
+        ]
     }
 }
 
+fn few_frontends() -> Vec<SocketAddr> {
+    shuffled(numbered_frontends(FEW_SERVICES))
+}
+
+fn many_frontends() -> Vec<SocketAddr> {
+    shuffled(numbered_frontends(MANY_SERVICES))
+}
+
 /// In an order that no cache foresees, the same in every run.
-fn shuffled(mut addresses: Vec<SocketAddr>) -> Targets {
+fn shuffled(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addresses.shuffle(&mut SmallRng::seed_from_u64(1));
-    targets(&addresses)
+    addresses
 }

@@ -16,8 +16,8 @@ use super::{
     stage::{SLICE_BYTES, SWALLOWING, SWALLOWING_BACKEND, Stage},
 };
 
-/// Slices of each of the two, 1 GiB in all: short ones, so that most are not interrupted.
-const SLICES: usize = 2048;
+/// Slices of each of the two, 4 GiB in all: short ones, so that most are not interrupted.
+const SLICES: usize = 8192;
 
 /// Bytes a second.
 pub(super) struct Throughput {

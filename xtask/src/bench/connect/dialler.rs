@@ -4,7 +4,8 @@
 //! in TIME_WAIT, and its slot is free again when the close returns. Called by `stage`.
 
 use std::{
-    sync::{Arc, mpsc},
+    hint,
+    sync::mpsc,
     thread::Scope,
     time::{Duration, Instant},
 };
@@ -16,6 +17,8 @@ use nix::{
 };
 use socket2::{SockAddr, Socket, Type};
 use tests::{cgroup::Cgroup, netns::Netns, place::Place};
+
+use super::stage::Targets;
 
 /// A thread that dials when it is told to, until it is dropped.
 pub(super) struct Dialler {
@@ -32,10 +35,14 @@ pub(super) struct Standing<'s> {
     pub(super) cpu: usize,
 }
 
-struct Order {
-    targets: Arc<[SockAddr]>,
-    first: usize,
-    count: usize,
+/// What to dial, one after the other, round and round.
+pub(super) struct Order {
+    pub(super) targets: Targets,
+    /// The number of the target to begin with.
+    pub(super) first: usize,
+    pub(super) count: usize,
+    /// Between two connects.
+    pub(super) pause: Duration,
 }
 
 impl Dialler {
@@ -58,18 +65,8 @@ impl Dialler {
         Self { orders, times }
     }
 
-    /// Dials `count` targets one after the other, beginning with number `first`, round and round.
-    pub(super) fn dial(
-        &self,
-        targets: &Arc<[SockAddr]>,
-        first: usize,
-        count: usize,
-    ) -> Result<Vec<Duration>> {
-        let order = Order {
-            targets: Arc::clone(targets),
-            first,
-            count,
-        };
+    /// Carries an order out, and gives the time that each connect took.
+    pub(super) fn dial(&self, order: Order) -> Result<Vec<Duration>> {
         // If it is gone, what it said last tells why.
         let _ = self.orders.send(order);
         self.times
@@ -92,7 +89,12 @@ impl Order {
     fn carry_out(&self) -> Result<Vec<Duration>> {
         let targets = self.targets.iter().cycle();
         let targets = targets.skip(self.first % self.targets.len());
-        targets.take(self.count).map(connect_once).collect()
+        let connect = |target| {
+            let time = connect_once(target)?;
+            spin_for(self.pause);
+            Ok(time)
+        };
+        targets.take(self.count).map(connect).collect()
     }
 }
 
@@ -105,6 +107,14 @@ fn connect_once(target: &SockAddr) -> Result<Duration> {
         Ok::<_, std::io::Error>(begun.elapsed())
     };
     connect().with_context(|| format!("cannot connect to {:?}", target.as_socket()))
+}
+
+/// Without giving the CPU away, which would cool it down.
+fn spin_for(pause: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < pause {
+        hint::spin_loop();
+    }
 }
 
 /// The CPUs to measure on: the dialler's, and the servers'. The same one if there is only one.

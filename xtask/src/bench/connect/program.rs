@@ -3,12 +3,15 @@
 //! The kernel counts only while it is told to, which costs every BPF program of the machine a
 //! little: on for these moments, and then as it was. Called by `connect`.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use ::tests::agent::Agent;
 use anyhow::{Context, Result, ensure};
 
-use super::{dialler::Dialler, stage::Targets};
+use super::{
+    dialler::{Dialler, Order},
+    stage::Targets,
+};
 
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -45,7 +48,12 @@ impl Counting {
         connects: usize,
     ) -> Result<RunTimes> {
         let before = run_times(agent)?;
-        dialler.dial(targets, 0, connects)?;
+        dialler.dial(Order {
+            targets: Arc::clone(targets),
+            first: 0,
+            count: connects,
+            pause: Duration::ZERO,
+        })?;
         let mut times = run_times(agent)?;
         for (program, time) in &mut times {
             let earlier = before.get(program).copied().unwrap_or_default();

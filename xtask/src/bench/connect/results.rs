@@ -9,6 +9,7 @@ use super::{
     super::report::{Ratio, Samples, Target},
     bytes::Throughput,
     program::{CONNECT, RELEASE, RunTime, RunTimes, TRACK},
+    server::Wait,
 };
 
 /// All ways to connect that are compared.
@@ -49,12 +50,12 @@ pub(super) enum Dialled {
 
 pub(super) struct Results {
     /// Microseconds of a connect.
-    pub(super) connects: BTreeMap<Way, Samples>,
+    pub(super) connects: BTreeMap<(Wait, Way), Samples>,
     pub(super) throughput: Throughput,
     pub(super) programs: Vec<(Dialled, RunTimes)>,
 }
 
-/// The figures, by the names that programs know.
+/// The figures, by the names that programs know; those of a connect are to a server that sleeps.
 #[derive(Serialize)]
 pub(super) struct Figures {
     connect_vs_straight_p50: f64,
@@ -97,7 +98,7 @@ const BYTES_TARGET: Target = Target::AtLeast(0.99);
 impl Results {
     pub(super) fn figures(&self) -> Figures {
         let [straight, iptables, backends, services] =
-            COMPARISONS.map(|(_, way, base, _)| self.ratio(way, base).value);
+            COMPARISONS.map(|(_, way, base, _)| self.ratio(Wait::Asleep, way, base).value);
         Figures {
             connect_vs_straight_p50: straight,
             connect_vs_iptables_p50: iptables,
@@ -108,8 +109,8 @@ impl Results {
         }
     }
 
-    fn ratio(&self, way: Way, base: Way) -> Ratio {
-        self.connects[&way].over(&self.connects[&base])
+    fn ratio(&self, wait: Wait, way: Way, base: Way) -> Ratio {
+        self.connects[&(wait, way)].over(&self.connects[&(wait, base)])
     }
 
     fn bytes_ratio(&self) -> Ratio {
@@ -150,20 +151,26 @@ impl Results {
         Ok(())
     }
 
-    fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_ratios(&self, f: &mut fmt::Formatter<'_>, wait: Wait) -> fmt::Result {
         writeln!(
             f,
-            "\nratio of medians [quartiles of the rounds' own ratios]"
+            "\nto {wait}: ratio of medians [quartiles of the rounds' own ratios]"
         )?;
         for (name, way, base, target) in COMPARISONS {
-            let ratio = self.ratio(way, base);
+            let ratio = self.ratio(wait, way, base);
             let verdict = target.verdict(ratio.value);
-            let (own, other) = (self.connects[&way].median(), self.connects[&base].median());
+            let [own, other] = [way, base].map(|way| self.connects[&(wait, way)].median());
             writeln!(
                 f,
-                "  {name:<24} {ratio:<20}  {verdict:<14} {own:.2} µs vs {other:.2} µs"
+                "  {name:<24} {:<20}  {verdict:<14} {own:.2} µs vs {other:.2} µs",
+                ratio.to_string()
             )?;
         }
+        Ok(())
+    }
+
+    fn write_others(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nany server")?;
         let ratio = self.bytes_ratio();
         let verdict = BYTES_TARGET.verdict(ratio.value);
         let gigabytes = |samples: &Samples| samples.median() / 1e9;
@@ -173,8 +180,9 @@ impl Results {
         );
         writeln!(
             f,
-            "  {:<24} {ratio:<20}  {verdict:<14} {own:.2} GB/s vs {other:.2} GB/s",
-            "bytes_vs_straight"
+            "  {:<24} {:<20}  {verdict:<14} {own:.2} GB/s vs {other:.2} GB/s",
+            "bytes_vs_straight",
+            ratio.to_string()
         )?;
         let ns = self.program(Dialled::FewBackends, CONNECT).ns();
         writeln!(f, "  {:<24} {ns:.0}", "connect_program_ns")
@@ -183,9 +191,14 @@ impl Results {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_connects(f)?;
+        for wait in [Wait::Awake, Wait::Asleep] {
+            self.write_connects(f, wait)?;
+        }
         self.write_programs(f)?;
-        self.write_figures(f)
+        for wait in [Wait::Awake, Wait::Asleep] {
+            self.write_ratios(f, wait)?;
+        }
+        self.write_others(f)
     }
 }
 
@@ -203,6 +216,15 @@ impl fmt::Display for Way {
             Self::BesideIptables => "balanced over 10 backends, in iptables' namespace",
             Self::FewServices => "balanced, one of 10 services",
             Self::ManyServices => "balanced, one of 10,000 services",
+        })
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asleep => "a server that sleeps",
+            Self::Awake => "a server that is awake",
         })
     }
 }

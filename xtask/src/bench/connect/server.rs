@@ -1,9 +1,10 @@
 //! The servers' side: one that accepts and closes at once, and one that swallows bytes.
 //!
-//! Each is a thread of its own that blocks, bound to the servers' CPU; it ends with its value.
-//! Called by `stage`.
+//! Each is a thread of its own, bound to the servers' CPU; it ends with its value. Called by
+//! `stage`.
 
 use std::{
+    hint,
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread::{self, JoinHandle},
@@ -28,6 +29,16 @@ pub(super) enum Service {
     Close,
     /// Reads it to its end, and acknowledges every so many bytes with one.
     Swallow { slice_bytes: usize },
+}
+
+/// What a server does until somebody connects. A connect to a sleeping one includes waking it,
+/// which costs as much as all the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wait {
+    /// It blocks, as an idle pod does.
+    Asleep,
+    /// It polls.
+    Awake,
 }
 
 impl Server {
@@ -56,6 +67,13 @@ impl Server {
             thread: Some(thread),
         })
     }
+
+    /// From its next connection on.
+    pub(super) fn set_wait(&self, wait: Wait) -> Result<()> {
+        self.listener
+            .set_nonblocking(wait == Wait::Awake)
+            .context("cannot change how a server waits")
+    }
 }
 
 impl Drop for Server {
@@ -79,6 +97,8 @@ fn serve(listener: &TcpListener, service: Service) {
                 thread::spawn(move || swallow(stream, slice_bytes));
             }
             (Err(error), _) if error.kind() == ErrorKind::ConnectionAborted => {}
+            // Awake: nobody has connected yet.
+            (Err(error), _) if error.kind() == ErrorKind::WouldBlock => hint::spin_loop(),
             (Err(_), _) => return,
         }
     }

@@ -50,7 +50,10 @@ pub(super) struct Stage {
     pub(super) cgroup: Cgroup,
     pub(super) few_cgroup: Cgroup,
     pub(super) many_cgroup: Cgroup,
-    _servers: Vec<Server>,
+    /// Accept and close, in each namespace.
+    pub(super) plain_server: Server,
+    pub(super) filtered_server: Server,
+    _swallower: Server,
     /// Without any netfilter rule.
     pub(super) plain: Netns,
     /// With the iptables rules: every connection in it is tracked.
@@ -72,11 +75,6 @@ impl Stage {
         let swallow = server::Service::Swallow {
             slice_bytes: SLICE_BYTES,
         };
-        let servers = vec![
-            start(&plain, ACCEPT_PORT, server::Service::Close)?,
-            start(&plain, SWALLOW_PORT, swallow)?,
-            start(&filtered, ACCEPT_PORT, server::Service::Close)?,
-        ];
         let cgroup = Cgroup::threaded("bench")?;
         let few_cgroup = Cgroup::threaded("bench-few")?;
         let many_cgroup = Cgroup::threaded("bench-many")?;
@@ -94,7 +92,9 @@ impl Stage {
             cgroup,
             few_cgroup,
             many_cgroup,
-            _servers: servers,
+            plain_server: start(&plain, ACCEPT_PORT, server::Service::Close)?,
+            filtered_server: start(&filtered, ACCEPT_PORT, server::Service::Close)?,
+            _swallower: start(&plain, SWALLOW_PORT, swallow)?,
             plain,
             filtered,
         })
