@@ -3,8 +3,9 @@
 //! Owns the keys under `agent:`, their environment variables and their flags. Refuses relative
 //! paths and addresses out of reach. Nothing here opens, binds or creates anything.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::environment::{self, Lookup, Variable};
 use super::listen::{AdminAddress, Listener, Metrics, admin_addresses, listener, refuse_collision};
@@ -24,8 +25,18 @@ pub struct AgentConfig {
     pub admin: Vec<AdminAddress>,
     /// Where metrics are served besides the admin API.
     pub metrics: Metrics,
-    /// The address on which the agent takes overflow.
+    /// The addresses on which the agent takes overflow.
     pub overflow: Overflow,
+    /// Threads that forward overflow; none: one per CPU.
+    pub workers: Option<usize>,
+    /// What holds for all probes.
+    pub probes: ProbeConfig,
+    /// Entries in any cache at most.
+    pub cache_max_size: usize,
+    /// Whether metrics are collected and served.
+    pub collect_metrics: bool,
+    /// How often endpoints are read again although nothing seems to have changed.
+    pub resync: Duration,
     /// What the agent logs at first.
     pub log: LogConfig,
 }
@@ -41,6 +52,11 @@ impl Default for AgentConfig {
             ],
             metrics: Metrics::On(SocketAddr::from(([0, 0, 0, 0], 9102))),
             overflow: Overflow::Auto,
+            workers: None,
+            probes: ProbeConfig::default(),
+            cache_max_size: 10_000,
+            collect_metrics: true,
+            resync: Duration::from_secs(30),
             log: LogConfig::default(),
         }
     }
@@ -83,14 +99,55 @@ words! {
     }
 }
 
-/// The address on which the agent takes overflow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// What holds for all probes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeConfig {
+    /// Whether anything is probed.
+    pub enabled: bool,
+    /// Probes under way at once at most.
+    pub at_once: usize,
+    /// How long a result holds for every service that shares the backend.
+    pub cache_ttl: Duration,
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            at_once: 50,
+            cache_ttl: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The addresses on which the agent takes overflow.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Overflow {
-    /// The agent finds one that clients on this node can reach.
+    /// The agent finds, for each family, one that clients on this node can reach.
     #[default]
     Auto,
-    /// This one.
-    Address(IpAddr),
+    /// These: at most one of each family. Clients of the other family get no overflow.
+    Addresses {
+        /// For clients of IPv4 frontends.
+        v4: Option<Ipv4Addr>,
+        /// For clients of IPv6 frontends.
+        v6: Option<Ipv6Addr>,
+    },
+}
+
+impl From<IpAddr> for Overflow {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::Addresses {
+                v4: Some(v4),
+                v6: None,
+            },
+            IpAddr::V6(v6) => Self::Addresses {
+                v4: None,
+                v6: Some(v6),
+            },
+        }
+    }
 }
 
 /// Settings from the command line. What is set here wins over environment and file.
@@ -249,5 +306,5 @@ fn overflow(text: &Text, findings: &mut Findings) -> Overflow {
          is refused",
         "remove the key, or leave it for a later version",
     );
-    Overflow::Address(address.to_canonical())
+    address.to_canonical().into()
 }

@@ -27,7 +27,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overflow, Overrides};
+pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overflow, Overrides, ProbeConfig};
 pub use defaults::Defaults;
 pub use environment::{Lookup, process_environment};
 pub use listen::{AdminAddress, ListenFault, Metrics};

@@ -11,9 +11,9 @@ use super::problem::Findings;
 use super::raw::{At, Bounded, RawBackend, RawService, Text};
 use super::value;
 use crate::model::{
-    Admission, Backend, DesiredState, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE,
-    MAX_SERVICES, MAX_WEIGHT, NameFault, Origin, Protocol, Service, ServiceName, check_backend,
-    check_frontend, check_label,
+    Admission, Backend, BreakerSettings, DesiredState, HealthSettings, MAX_BACKENDS_PER_SERVICE,
+    MAX_FRONTENDS_PER_SERVICE, MAX_SERVICES, MAX_WEIGHT, NameFault, OnAgentLoss, Origin, Protocol,
+    QueueSettings, Service, ServiceName, Setting, check_backend, check_frontend, check_label,
 };
 
 /// Checks `services:`.
@@ -77,6 +77,11 @@ impl Checker<'_> {
             admission: settings.admission,
             strategy: settings.strategy,
             max_inflight: settings.max_inflight,
+            queue: QueueSettings::default(),
+            rate_limit: Setting::built_in(None),
+            on_agent_loss: Setting::built_in(OnAgentLoss::default()),
+            health: HealthSettings::default(),
+            breaker: BreakerSettings::default(),
             frontends,
             backends,
         })

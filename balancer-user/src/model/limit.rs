@@ -29,3 +29,12 @@ pub const MAX_WEIGHT: u32 = 10_000;
 
 /// Bytes in one part of a service's name (a DNS label).
 pub const MAX_NAME_BYTES: usize = 63;
+
+/// The largest queue of one service, in waiters.
+pub const MAX_QUEUE_SIZE: u32 = 100_000;
+
+/// The highest rate limit, in tokens a second.
+pub const MAX_RATE_PER_SECOND: u32 = 10_000_000;
+
+/// The largest burst of a rate limit, in tokens.
+pub const MAX_RATE_BURST: u32 = 1_000_000;

@@ -6,18 +6,23 @@
 //! [`DesiredState`]; the planner, the admin API and the CLI read it.
 
 mod address;
+mod health;
 mod limit;
 mod name;
+mod overflow;
 mod service;
 mod setting;
 mod strategy;
 
 pub use address::{AddressFault, canonical, check_backend, check_frontend, parse_address};
+pub use health::{HealthSettings, Probe};
 pub use limit::{
     MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS, MAX_FRONTENDS_PER_SERVICE, MAX_INFLIGHT,
-    MAX_NAME_BYTES, MAX_SERVICES, MAX_SERVICES_PER_BACKEND, MAX_WEIGHT,
+    MAX_NAME_BYTES, MAX_QUEUE_SIZE, MAX_RATE_BURST, MAX_RATE_PER_SECOND, MAX_SERVICES,
+    MAX_SERVICES_PER_BACKEND, MAX_WEIGHT,
 };
 pub use name::{NameFault, ServiceName, check_label};
+pub use overflow::{BreakerSettings, OnAgentLoss, QueueSettings, QueueTimeout, RateLimit, Refuse};
 pub use service::{Backend, DesiredState, Service};
 pub use setting::{Origin, Setting};
 pub(crate) use strategy::words;

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::{Admission, Protocol, ServiceName, Setting, Strategy};
+use super::{
+    Admission, BreakerSettings, HealthSettings, OnAgentLoss, Protocol, QueueSettings, RateLimit,
+    ServiceName, Setting, Strategy,
+};
 
 /// All that a source wants balanced at one moment.
 ///
@@ -54,6 +57,16 @@ pub struct Service {
     /// Slots of each backend of this service; 0 is unlimited. For a backend that several services
     /// name, see [`DesiredState::backend_limits`].
     pub max_inflight: Setting<u32>,
+    /// Where what finds no available backend waits.
+    pub queue: QueueSettings,
+    /// What is refused beyond a rate; `None`: nothing.
+    pub rate_limit: Setting<Option<RateLimit>>,
+    /// What happens to overflow while the agent is gone.
+    pub on_agent_loss: Setting<OnAgentLoss>,
+    /// How backends are probed.
+    pub health: HealthSettings,
+    /// When a backend is shut out for failing.
+    pub breaker: BreakerSettings,
     /// What is intercepted: canonical, without duplicates, in the order written, never empty.
     pub frontends: Vec<SocketAddr>,
     /// What serves: canonical addresses without duplicates, in the order written; may be empty.
@@ -93,6 +106,11 @@ mod tests {
             admission: Setting::built_in(Admission::Connection),
             strategy: Setting::built_in(Strategy::IdleFirst),
             max_inflight: Setting::built_in(max_inflight),
+            queue: QueueSettings::default(),
+            rate_limit: Setting::built_in(None),
+            on_agent_loss: Setting::built_in(OnAgentLoss::default()),
+            health: HealthSettings::default(),
+            breaker: BreakerSettings::default(),
             frontends: Vec::new(),
             backends: vec![backend],
         };

@@ -26,8 +26,8 @@ use super::{
 use crate::{
     kernel::KernelError,
     model::{
-        Admission, Backend, DesiredState, Protocol, Service, ServiceName, Setting,
-        Strategy as Choice,
+        Admission, Backend, BreakerSettings, DesiredState, HealthSettings, OnAgentLoss, Protocol,
+        QueueSettings, Service, ServiceName, Setting, Strategy as Choice,
     },
 };
 
@@ -264,6 +264,11 @@ fn service(
         admission: Setting::built_in(Admission::Connection),
         strategy: Setting::built_in(Choice::IdleFirst),
         max_inflight: Setting::built_in(max_inflight),
+        queue: QueueSettings::default(),
+        rate_limit: Setting::built_in(None),
+        on_agent_loss: Setting::built_in(OnAgentLoss::default()),
+        health: HealthSettings::default(),
+        breaker: BreakerSettings::default(),
         frontends: frontends.iter().copied().map(frontend).collect(),
         backends: backends.into_iter().map(backend).collect(),
     }
