@@ -13,9 +13,9 @@ pub const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
 pub const TCP: u8 = 6;
 
 /// An IPv6 or IPv4-mapped address: 16 bytes in network order, as four words in
-/// the form in which `struct bpf_sock_addr` gives them.
+/// the form in which `struct bpf_sock_addr` gives them. All zero: none.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address(pub [u32; 4]);
 
 impl Address {
@@ -23,6 +23,17 @@ impl Address {
     #[inline(always)]
     pub const fn mapped(ip4: u32) -> Self {
         Self([0, 0, MAPPED_PREFIX, ip4])
+    }
+
+    /// `127.0.0.1`.
+    pub const LOOPBACK_V4: Self = Self::mapped(0x7f00_0001_u32.to_be());
+    /// `::1`.
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 1_u32.to_be()]);
+
+    /// Whether this stands for no address.
+    #[inline(always)]
+    pub const fn is_none(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
     }
 
     /// Whether this is an IPv4 address.
@@ -63,7 +74,7 @@ impl From<Address> for IpAddr {
 
 /// A port in network order.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Port(pub u16);
 
 impl From<u16> for Port {

@@ -12,8 +12,8 @@ use crate::address::{Address, Port};
 #[repr(C)]
 #[derive(Debug)]
 pub struct Connection {
-    /// What the socket holds: [`HELD_NOTHING`] or [`HELD_SLOT`]. Whoever swaps
-    /// it to nothing, and only they, gives the slot back.
+    /// What the socket holds: one of `HELD_*`. Whoever swaps it to nothing, and
+    /// only they, gives it back.
     pub held: AtomicU64,
     /// When the connect program chose the backend, on the monotonic clock.
     pub steered_at_ns: u64,
@@ -37,8 +37,10 @@ pub struct Connection {
     pub destination: Address,
     /// Port of the backend.
     pub destination_port: Port,
+    /// Bits of `STEERED_*`.
+    pub flags: u16,
     /// Keeps the record free of padding; always 0.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
 const _: () = assert!(size_of::<Connection>() == 88);
@@ -47,6 +49,45 @@ const _: () = assert!(size_of::<Connection>() == 88);
 pub const HELD_NOTHING: u64 = 0;
 /// The socket holds one slot of its backend, in the kernel's half.
 pub const HELD_SLOT: u64 = 1;
+/// The socket is on its way to the agent: it counts as sent in the service's
+/// [`crate::waiting`] word.
+pub const HELD_WAY: u64 = 2;
+/// As [`HELD_WAY`], and the flow is published in OVERFLOW_FLOWS. Whoever removes
+/// the flow there, agent or program, takes over the count.
+pub const HELD_FLOW: u64 = 3;
+
+/// The connection is established.
+pub const STEERED_ESTABLISHED: u16 = 1;
+/// It was steered to the agent.
+pub const STEERED_TO_AGENT: u16 = 2;
+
+/// Key of OVERFLOW_FLOWS: where a connection to the agent comes from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Address of the client.
+    pub client: Address,
+    /// Port of the client.
+    pub port: Port,
+    /// Keeps the key free of padding; always 0.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<Flow>() == 20);
+
+/// Value of OVERFLOW_FLOWS: what the client dialled.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowTarget {
+    /// When it was steered, on the monotonic clock.
+    pub steered_at_ns: u64,
+    /// Id of the service.
+    pub service: u32,
+    /// Keeps the value free of padding; always 0.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<FlowTarget>() == 16);
 
 /// Value of AGENT: what the programs need to know about the agent.
 #[repr(C)]
@@ -58,9 +99,30 @@ pub struct AgentState {
     pub abi: u32,
     /// Bits of `SWITCH_*`.
     pub switches: u32,
+    /// Cookie of the agent's network namespace: clients there reach it over loopback.
+    pub netns_cookie: u64,
+    /// Where clients of IPv4 frontends in other namespaces reach the agent; all zero: nowhere.
+    pub overflow_v4: Address,
+    /// The same for clients of IPv6 frontends.
+    pub overflow_v6: Address,
+    /// Port of the agent's listener for IPv4; 0: it has none.
+    pub port_v4: Port,
+    /// Port of the agent's listener for IPv6; 0: it has none.
+    pub port_v6: Port,
+    /// Keeps the record free of padding; always 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<AgentState>() == 16);
+const _: () = assert!(size_of::<AgentState>() == 64);
+
+/// Mark (`SO_MARK`) of the agent's own sockets, which the programs leave alone. It
+/// shares no bit with the marks of kube-proxy, Cilium and Calico.
+pub const AGENT_MARK: u32 = 0xd1;
+
+/// Age of the heartbeat from which the agent counts as gone.
+pub const AGENT_GONE_AFTER_NS: u64 = 2_000_000_000;
 
 /// Log every decision through aya-log: for looking, never for production load.
 pub const SWITCH_LOG: u32 = 1;
+/// Report a sample of the decisions in EVENTS.
+pub const SWITCH_STEER_EVENTS: u32 = 2;

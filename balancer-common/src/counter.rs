@@ -16,6 +16,22 @@ pub enum ServiceCounter {
     Released = 4,
     /// Connects that found the service configured with no backend at all.
     NoBackends = 5,
+    /// Connects sent to the agent.
+    Sent = 6,
+    /// Connects refused by the rate limit.
+    RateLimited = 7,
+    /// Connects refused by the programs because the queue was full.
+    QueueFull = 8,
+    /// Connects steered to a full backend because the agent was gone.
+    OverAdmitted = 9,
+    /// Connects refused because the agent was gone.
+    AgentGone = 10,
+    /// Connects that tried a backend whose breaker was half-open.
+    Trial = 11,
+    /// Time for which slots given back had been held, in nanoseconds.
+    HeldNs = 12,
+    /// Backends shut out by their breaker.
+    Ejected = 13,
 }
 
 /// Counters in one row; some are kept free for what comes.
@@ -42,10 +58,16 @@ pub enum Fault {
     FamilyMismatch = 5,
     /// State callbacks could not be switched on for a socket.
     NoCallbacks = 6,
+    /// A connection to the agent could not be published; it will be refused.
+    FlowsFull = 7,
+    /// The ring buffer had no room for an event; it is lost.
+    EventLost = 8,
+    /// The agent takes no overflow of this address family.
+    NoOverflow = 9,
 }
 
 /// All faults, in the order of their index, with the name metrics show.
-pub const FAULTS: [(Fault, &str); 7] = [
+pub const FAULTS: [(Fault, &str); 10] = [
     (Fault::NoService, "no_service"),
     (Fault::NoConnection, "no_connection"),
     (Fault::Contended, "contended"),
@@ -53,6 +75,9 @@ pub const FAULTS: [(Fault, &str); 7] = [
     (Fault::Underflow, "underflow"),
     (Fault::FamilyMismatch, "family_mismatch"),
     (Fault::NoCallbacks, "no_callbacks"),
+    (Fault::FlowsFull, "flows_full"),
+    (Fault::EventLost, "event_lost"),
+    (Fault::NoOverflow, "no_overflow"),
 ];
 
 /// Entries of the FAULTS map; some are kept free for what comes.

@@ -1,7 +1,8 @@
 //! What the eBPF programs and the agent share, and nothing else.
 //!
 //! Owns the layout of every map, the word that counts a backend's slots, the
-//! index of idle backends and the choice of a backend. All of it is pure
+//! index of idle backends, the choice of a backend, its breaker, the word that
+//! counts who waits, and the rate limit. All of it is pure
 //! `no_std` code that compiles for the kernel and for the host alike, so the
 //! code that property tests drive is the code that runs inside `connect()`.
 //!
@@ -17,15 +18,19 @@
 
 pub mod address;
 pub mod atomic;
+pub mod breaker;
 pub mod connection;
 pub mod counter;
+pub mod event;
 pub mod histogram;
 pub mod index;
 pub mod maps;
 #[cfg(any(test, feature = "plain"))]
 pub mod plain;
+pub mod rate;
 pub mod select;
 pub mod service;
 pub mod slot;
 #[cfg(test)]
 mod tests;
+pub mod waiting;

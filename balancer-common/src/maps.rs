@@ -5,7 +5,7 @@
 
 /// Version of everything in this crate that lies in a map. Raised by any change
 /// to a layout, a name, a flag's meaning or a counter's place.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Services at most; ids are 0..MAX_SERVICES.
 pub const MAX_SERVICES: u32 = 16_384;
@@ -19,6 +19,11 @@ pub const MAX_LEAVES: u32 = 65_536;
 pub const MAX_BACKENDS_PER_SERVICE: usize = 4_096;
 /// Services that one backend can belong to at most.
 pub const MAX_MEMBERSHIPS: usize = 8;
+
+/// Connections on their way to the agent at most, over all services.
+pub const MAX_FLOWS: u32 = 65_536;
+/// Bytes of the ring buffer.
+pub const EVENT_BYTES: u32 = 1 << 20;
 
 /// Frontend address → service id.
 pub const FRONTENDS: &str = "FRONTENDS";
@@ -38,5 +43,16 @@ pub const FAULTS: &str = "FAULTS";
 pub const DECISION_TIME: &str = "DECISION_TIME";
 /// Index 0 → [`crate::connection::AgentState`].
 pub const AGENT: &str = "AGENT";
+/// [`crate::connection::Flow`] → [`crate::connection::FlowTarget`].
+pub const OVERFLOW_FLOWS: &str = "OVERFLOW_FLOWS";
+/// [`LISTENER_V4`] and [`LISTENER_V6`] → the agent's listening sockets.
+pub const OVERFLOW_SOCK: &str = "OVERFLOW_SOCK";
+/// Ring buffer of [`crate::event::Event`]s.
+pub const EVENTS: &str = "EVENTS";
+
+/// Index of the IPv4 listener in OVERFLOW_SOCK.
+pub const LISTENER_V4: u32 = 0;
+/// Index of the IPv6 listener in OVERFLOW_SOCK.
+pub const LISTENER_V6: u32 = 1;
 
 const _: () = assert!(MAX_SERVICES <= MAX_LEAVES);

@@ -10,7 +10,7 @@
 use crate::{
     atomic::{fetch_add, load32, store32},
     index::{self, Found, Index},
-    service::{Backend, Service, Tables},
+    service::{Backend, LEAF_POSITIONS, Service, Tables},
     slot::{self, NotTaken, Side, Want},
 };
 
@@ -62,6 +62,98 @@ pub fn idle_first<T: Tables>(tables: &T, service_id: u32, side: Side) -> Result<
         draw += 1;
     }
     take_next(tables, service_id, start, Want::Available, side, LAST_TRIES)
+}
+
+/// Draws of [`over_admit`].
+const OVER_DRAWS: u32 = 8;
+
+/// Takes a slot on the least loaded of some usable backends drawn at random,
+/// even if it is full.
+#[inline(always)]
+pub fn over_admit<T: Tables>(tables: &T, service_id: u32, side: Side) -> Option<u32> {
+    let service = tables.service(service_id)?;
+    let positions = load32(&service.positions);
+    let mut least = NOBODY;
+    let mut drawn = 0;
+    while drawn < OVER_DRAWS {
+        let position = ((tables.random() as u64 * positions as u64) >> 32) as u32;
+        least = lesser(least, tables.load_at(service_id, position).at(position));
+        drawn += 1;
+    }
+    // Where usable ones are rare, the first within a leaf of some position.
+    let start = tables.random();
+    let mut further = 1;
+    while further <= LEAF_POSITIONS as u32 && least.position == NOBODY.position {
+        let position = (start % positions.max(1)).wrapping_add(further) % positions.max(1);
+        least = tables.load_at(service_id, position).at(position);
+        further += 1;
+    }
+    if least.position == NOBODY.position {
+        return None;
+    }
+    store32(&service.cursor, least.position);
+    let (id, backend) = backend_at(tables, service, least.position)?;
+    slot::take_beyond(backend, side);
+    fetch_add(&backend.steered, 1);
+    tables.refresh(id);
+    Some(id)
+}
+
+/// How loaded a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    inflight: u32,
+    granted: u32,
+}
+
+impl Load {
+    /// More than any backend's: there is none that could be used.
+    const NONE: Self = Self {
+        inflight: u32::MAX,
+        granted: 0,
+    };
+
+    /// As one word, in which form it crosses a function of the kernel's own.
+    #[inline(always)]
+    pub const fn into_word(self) -> u64 {
+        (self.inflight as u64) << 32 | self.granted as u64
+    }
+
+    /// Reads [`Load::into_word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            inflight: (word >> 32) as u32,
+            granted: word as u32,
+        }
+    }
+
+    #[inline(always)]
+    fn at(self, position: u32) -> Candidate {
+        if self.inflight == Self::NONE.inflight {
+            return NOBODY;
+        }
+        Candidate {
+            position,
+            inflight: self.inflight,
+            granted: self.granted,
+        }
+    }
+}
+
+/// The load of the backend at a position, if one stands there that could be used.
+#[inline(always)]
+pub fn load_at<T: Tables>(tables: &T, service_id: u32, position: u32) -> Load {
+    let Some(service) = tables.service(service_id) else {
+        return Load::NONE;
+    };
+    match backend_at(tables, service, position) {
+        Some((_, backend)) if backend.is_usable() => Load {
+            inflight: backend.inflight() as u32,
+            granted: load32(&backend.granted),
+        },
+        _ => Load::NONE,
+    }
 }
 
 /// Gives back a slot that [`idle_first`] took. `None` if the backend held none.

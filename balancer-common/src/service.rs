@@ -14,7 +14,7 @@ use crate::{
     address::{Address, Port},
     atomic::{AtomicU32, AtomicU64, load, load32},
     maps::{MAX_BACKENDS_PER_SERVICE, MAX_MEMBERSHIPS},
-    select::Attempt,
+    select::{Attempt, Load},
     slot::{Side, Want},
 };
 
@@ -48,7 +48,7 @@ pub struct Service {
     pub flags: AtomicU32,
     /// How a backend is chosen: [`Strategy`]. Writer: agent.
     pub strategy: AtomicU32,
-    /// When a slot is held: 0, per connection. Writer: agent.
+    /// When a slot is held: [`Admission`]. Writer: agent.
     pub admission: AtomicU32,
     /// Highest position in use, plus one. Writer: agent.
     pub positions: AtomicU32,
@@ -57,14 +57,31 @@ pub struct Service {
     /// Position last chosen; the next search starts behind it. Writer: slots,
     /// racily: a lost update only costs some fairness.
     pub cursor: AtomicU32,
-    /// Connections waiting in the agent's queue. Writer: agent.
-    pub waiters: AtomicU32,
     /// Counts each change of the set of backends. Writer: agent.
     pub generation: AtomicU32,
+    /// How many may wait for a slot. Writer: agent (its queue, which may grow and shrink).
+    pub queue_size: AtomicU32,
+    /// Who waits: see [`crate::waiting`]. Writers: the connect programs and `sock_ops` (low
+    /// half), agent (its queue).
+    pub waiting: AtomicU64,
     /// Which leaves have a bit set. Bit i stands for `leaves[i]`.
     pub summary: IndexWords,
-    /// For affinity, queue, rate limit and locality settings. Writer: agent.
-    pub settings: [AtomicU32; 16],
+    /// From one token of the rate limit to the next; 0: no limit. Writer: agent.
+    pub rate_interval_ns: AtomicU64,
+    /// How far ahead of the clock `rate_full_at_ns` may be for a token to be given. Writer: agent.
+    pub rate_ahead_ns: AtomicU64,
+    /// When the token bucket is full again, on the monotonic clock. Writers: takers of tokens.
+    pub rate_full_at_ns: AtomicU64,
+    /// How long a backend stays ejected before a trial. Writer: agent.
+    pub breaker_open_ns: AtomicU64,
+    /// Backends that breakers keep out. Writers: see [`crate::breaker`].
+    pub ejected: AtomicU64,
+    /// When to look for an ejected backend to try. Writers: see [`crate::breaker`].
+    pub trial_at_ns: AtomicU64,
+    /// Consecutive failures that eject a backend; 0: none do. Writer: agent.
+    pub breaker_failures: AtomicU32,
+    /// Position at which the next look begins. Writers: see [`crate::breaker`].
+    pub trial_cursor: AtomicU32,
     /// Leaf id plus one, or [`NONE`]. Writer: agent.
     pub leaves: [AtomicU32; SERVICE_LEAVES],
 }
@@ -73,6 +90,22 @@ const _: () = assert!(size_of::<Service>() == 368);
 
 /// The service exists. Without it a frontend that points here is not steered.
 pub const SERVICE_PRESENT: u32 = 1;
+/// Newcomers may take a free slot before those who wait.
+pub const SERVICE_OVERTAKING: u32 = 2;
+/// What finds the queue full is refused by the programs, not by the agent.
+pub const SERVICE_REFUSE_IN_KERNEL: u32 = 4;
+/// While the agent is gone, what it would get is refused instead of admitted over the limit.
+pub const SERVICE_REFUSE_WITHOUT_AGENT: u32 = 8;
+
+/// When a slot of a service is held.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// While a connection lasts: the programs take it.
+    Connection = 0,
+    /// While a request is in flight: every connection goes to the agent, which takes it.
+    Request = 1,
+}
 
 /// How a service chooses among its backends.
 #[repr(u32)]
@@ -113,9 +146,10 @@ pub struct Backend {
     pub address: [AtomicU32; 4],
     /// Port in network order. Writer: agent, with `generation`.
     pub port: AtomicU32,
-    /// Consecutive connect failures. Writer: `sock_ops`.
+    /// Consecutive connect failures. Writers: see [`crate::breaker`].
     pub failures: AtomicU32,
-    /// When an ejection ends, on the monotonic clock. Writer: `sock_ops`.
+    /// Until when a breaker keeps the backend out, on the monotonic clock; 0: it does not.
+    /// Writers: see [`crate::breaker`].
     pub ejected_until_ns: AtomicU64,
     /// Moving average of the response time. Writer: `sock_ops`.
     pub response_time_ns: AtomicU64,
@@ -136,8 +170,6 @@ const _: () = assert!(size_of::<Backend>() == 152);
 pub const STATE_UNHEALTHY: u32 = 1;
 /// The backend keeps what it has and gets nothing new.
 pub const STATE_DRAINING: u32 = 2;
-/// A breaker shut the backend out.
-pub const STATE_EJECTED: u32 = 4;
 /// The backend left its last service; its id waits until all slots are back.
 pub const STATE_RETIRED: u32 = 8;
 
@@ -195,7 +227,7 @@ impl Backend {
     /// Whether anything but its slots keeps the backend from being chosen.
     #[inline(always)]
     pub fn is_usable(&self) -> bool {
-        load32(&self.state) == 0
+        load32(&self.state) == 0 && load(&self.ejected_until_ns) == 0
     }
 
     /// Slots taken, by the kernel and by the agent.
@@ -244,6 +276,22 @@ pub trait Tables {
         Self: Sized,
     {
         crate::select::attempt(self, service, from, want, side)
+    }
+    /// See [`crate::select::load_at`].
+    #[inline(always)]
+    fn load_at(&self, service: u32, position: u32) -> Load
+    where
+        Self: Sized,
+    {
+        crate::select::load_at(self, service, position)
+    }
+    /// See [`crate::breaker::try_position`].
+    #[inline(always)]
+    fn try_position(&self, service: u32, position: u32, now_ns: u64, side: Side) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::breaker::try_position(self, service, position, now_ns, side)
     }
     /// See [`crate::select::least_of_four`].
     #[inline(always)]

@@ -80,6 +80,32 @@ pub fn take(backend: &Backend, want: Want, side: Side) -> Result<u64, NotTaken> 
     Err(NotTaken::Contended)
 }
 
+/// Takes a slot of a backend that a breaker keeps out, to try it.
+#[inline(always)]
+pub fn take_for_trial(backend: &Backend, side: Side) -> Result<u64, NotTaken> {
+    let mut tries = 0;
+    while tries < TRIES {
+        let word = load(&backend.inflight);
+        let before = total(word);
+        if before >= load32(&backend.granted) as u64 {
+            return Err(NotTaken::Unsuitable);
+        }
+        if compare_exchange(&backend.inflight, word, word.wrapping_add(side.one())) {
+            return Ok(before);
+        }
+        tries += 1;
+    }
+    Err(NotTaken::Contended)
+}
+
+/// Takes a slot whether or not one is left, for a service that is set to rather
+/// overload its backends than refuse while the agent is gone. Returns how many
+/// were taken before.
+#[inline(always)]
+pub fn take_beyond(backend: &Backend, side: Side) -> u64 {
+    total(fetch_add(&backend.inflight, side.one()))
+}
+
 /// Gives a slot back. Returns how many were taken before, or `None` if this
 /// side held none: then nothing has changed, and the caller counts a fault.
 #[inline(always)]

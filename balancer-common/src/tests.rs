@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use crate::{
     atomic::load,
     plain::Plain,
-    select::{Refusal, Taken, give_back, idle_first},
+    select::{self, Refusal, Taken, give_back, idle_first},
     service::{LEAF_POSITIONS, STATE_DRAINING, STATE_UNHEALTHY, Tables},
     slot::Side,
 };
@@ -268,4 +268,42 @@ fn an_underflow_changes_nothing() {
 fn a_service_without_backends_refuses() {
     let plain = Plain::one_service(&[]);
     assert_eq!(take(&plain), Err(Refusal::NoneAvailable));
+}
+
+#[test]
+fn over_admission_takes_usable_backends_beyond_their_limit_and_no_others() {
+    let plain = Plain::one_service(&[1; 100]);
+    for id in 0..100 {
+        // Position 99 alone is usable.
+        if id != 99 {
+            set_state(&plain, id, STATE_DRAINING);
+        }
+    }
+    for taken in 1..=200 {
+        match select::over_admit(&plain, 0, Side::Kernel) {
+            Some(99) => {}
+            Some(other) => panic!("{other} is draining"),
+            // A look goes no further than a leaf.
+            None => continue,
+        }
+        assert!(plain.backend(99).unwrap().inflight() <= taken);
+    }
+    let inflight = plain.backend(99).unwrap().inflight();
+    assert!(inflight > 100, "{inflight}");
+    for _ in 0..inflight {
+        assert!(select::give_back(&plain, 99, Side::Kernel).is_some());
+    }
+    assert!(select::idle_first(&plain, 0, Side::Kernel).is_ok());
+}
+
+#[test]
+fn over_admission_spreads_evenly_enough() {
+    let plain = Plain::one_service(&[1; 10]);
+    for _ in 0..1000 {
+        select::over_admit(&plain, 0, Side::Kernel).unwrap();
+    }
+    for id in 0..10 {
+        let inflight = plain.backend(id).unwrap().inflight();
+        assert!((90..=110).contains(&inflight), "backend {id}: {inflight}");
+    }
 }

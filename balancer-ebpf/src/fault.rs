@@ -45,6 +45,9 @@ pub fn verdict(fault: Fault) -> Verdict {
         | Fault::StaleGeneration
         | Fault::Underflow
         | Fault::FamilyMismatch
-        | Fault::NoCallbacks => Verdict::Refuse,
+        | Fault::NoCallbacks
+        | Fault::FlowsFull
+        | Fault::EventLost
+        | Fault::NoOverflow => Verdict::Refuse,
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! | program | hook | does |
 //! |---|---|---|
-//! | `idle_connect4/6` | `cgroup/connect4,6` | [`steer`]: frontend → idle backend, slot taken |
+//! | `idle_connect4/6` | `cgroup/connect4,6` | [`steer`]: frontend → idle backend, slot taken; or [`overflow`]: → the agent |
 //! | `idle_name4/6` | `cgroup/getpeername4,6` | [`reveal`]: shows the frontend that was dialled |
 //! | `idle_track` | `sock_ops` | [`track`]: gives the slot back when the connection ends |
 //! | `idle_release` | `cgroup/sock_release` | [`track`]: the same at last close, as a net |
+//! | `idle_admit` | `sk_lookup` | [`admit`]: lets what was sent to the agent reach it, and nothing else |
 //! | `idle_dump` | `iter/bpf_sk_storage_map` | [`dump`]: lists steered sockets to the agent |
 //!
 //! v4 and v6 share one body; only reading and writing the address differs.
@@ -14,16 +15,19 @@
 #![no_std]
 #![no_main]
 
+mod admit;
 mod dump;
 mod fault;
 mod maps;
+mod overflow;
+mod report;
 mod reveal;
 mod steer;
 mod track;
 
 use aya_ebpf::{
-    macros::{cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_sock, cgroup_sock_addr, sk_lookup, sock_ops},
+    programs::{SkLookupContext, SockAddrContext, SockContext, SockOpsContext},
 };
 
 /// Lets the system call go on.
@@ -61,6 +65,11 @@ pub fn idle_track(ctx: SockOpsContext) -> u32 {
 pub fn idle_release(ctx: SockContext) -> i32 {
     track::on_release(&ctx);
     ALLOW
+}
+
+#[sk_lookup]
+pub fn idle_admit(ctx: SkLookupContext) -> u32 {
+    admit::on_lookup(&ctx)
 }
 
 #[panic_handler]

@@ -4,17 +4,20 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, PerCpuArray, SkStorage},
-    helpers::{bpf_get_prandom_u32, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
+    programs::SkLookupContext,
 };
 use balancer_common::{
     address::FrontendKey,
-    connection::{AgentState, Connection},
+    breaker::{self, Failure},
+    connection::{AgentState, Connection, Flow, FlowTarget},
     counter::{FAULT_COUNTERS, Fault, ServiceCounter, ServiceCounters},
+    event::Event,
     histogram, index,
-    maps::{MAX_BACKENDS, MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES},
-    select::{self, Attempt},
+    maps::{EVENT_BYTES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES},
+    select::{self, Attempt, Load},
     service::{Backend, Leaf, Service, Tables},
     slot::{Side, Want},
 };
@@ -40,6 +43,12 @@ static FAULTS: PerCpuArray<u64, { FAULT_COUNTERS as usize }> = PerCpuArray::new(
 static DECISION_TIME: PerCpuArray<u64, { histogram::BUCKETS as usize }> = PerCpuArray::new();
 #[btf_map]
 static AGENT: Array<AgentState, 1> = Array::new();
+#[btf_map]
+static OVERFLOW_FLOWS: HashMap<Flow, FlowTarget, { MAX_FLOWS as usize }> = HashMap::new();
+#[btf_map]
+static OVERFLOW_SOCK: SockMap<2> = SockMap::new();
+#[btf_map]
+static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
 
 /// The records of selection, as BPF maps.
 pub struct Maps;
@@ -81,6 +90,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn load_at(&self, service: u32, position: u32) -> Load {
+        Load::from_word(idle_load(service, position))
+    }
+
+    #[inline(always)]
+    fn try_position(&self, service: u32, position: u32, now_ns: u64, _: Side) -> Option<u32> {
+        u32::try_from(idle_try(service, position, now_ns)).ok()
+    }
+
+    #[inline(always)]
     fn least_of_four(&self, service: u32) -> Option<u32> {
         u32::try_from(idle_least(service)).ok()
     }
@@ -114,6 +133,93 @@ extern "C" fn idle_least(service: u32) -> u64 {
         Some(position) => position as u64,
         None => u64::MAX,
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_load(service: u32, position: u32) -> u64 {
+    select::load_at(&Maps, service, position).into_word()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_try(service: u32, position: u32, now_ns: u64) -> u64 {
+    match breaker::try_position(&Maps, service, position, now_ns, Side::Kernel) {
+        Some(backend) => backend as u64,
+        None => u64::MAX,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_over_admit(service: u32) -> u64 {
+    match select::over_admit(&Maps, service, Side::Kernel) {
+        Some(backend) => backend as u64,
+        None => u64::MAX,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_trial(service: u32) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let may_try = Maps
+        .service(service)
+        .is_some_and(|service| breaker::may_try(service, now_ns));
+    if !may_try {
+        return u64::MAX;
+    }
+    match breaker::trial(&Maps, service, now_ns, Side::Kernel) {
+        Some(backend) => backend as u64,
+        None => u64::MAX,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_failed(service: u32, backend: u32) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    match breaker::failed(&Maps, service, backend, now_ns) {
+        Failure::Counted => 0,
+        Failure::Ejected => 1,
+        Failure::TrialFailed => 2,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_readmit(backend: u32) -> u64 {
+    breaker::readmit(&Maps, backend) as u64
+}
+
+/// See [`select::over_admit`].
+#[inline(always)]
+pub fn over_admit(service: u32) -> Option<u32> {
+    u32::try_from(idle_over_admit(service)).ok()
+}
+
+/// See [`breaker::trial`]; looks only as often as is worth it.
+#[inline(always)]
+pub fn trial(service: u32) -> Option<u32> {
+    u32::try_from(idle_trial(service)).ok()
+}
+
+/// See [`breaker::failed`].
+#[inline(always)]
+pub fn failed(service: u32, backend: u32) -> Failure {
+    match idle_failed(service, backend) {
+        0 => Failure::Counted,
+        1 => Failure::Ejected,
+        _ => Failure::TrialFailed,
+    }
+}
+
+/// See [`breaker::readmit`].
+#[inline(always)]
+pub fn readmit(backend: u32) -> bool {
+    idle_readmit(backend) != 0
 }
 
 /// The service behind a frontend.
@@ -216,11 +322,58 @@ pub fn count_decision(ns: u64) {
     }
 }
 
+/// What the agent has said of itself.
+#[inline(always)]
+pub fn agent() -> Option<&'static AgentState> {
+    AGENT.get(0)
+}
+
 /// The agent's switches.
 #[inline(always)]
 pub fn switches() -> u32 {
-    match AGENT.get(0) {
+    match agent() {
         Some(agent) => agent.switches,
         None => 0,
+    }
+}
+
+/// What a flow to the agent dialled, if it was published.
+#[inline(always)]
+pub fn flow(flow: &Flow) -> Option<FlowTarget> {
+    // SAFETY: as in `service_of`.
+    unsafe { OVERFLOW_FLOWS.get(flow).copied() }
+}
+
+/// Publishes a flow to the agent. Says whether there was room.
+#[inline(always)]
+pub fn publish(flow: &Flow, target: &FlowTarget) -> bool {
+    OVERFLOW_FLOWS.insert(flow, target, 0).is_ok()
+}
+
+/// Takes a flow back. Says whether it was still there: of all who try, one
+/// succeeds.
+#[inline(always)]
+pub fn withdraw(flow: &Flow) -> bool {
+    OVERFLOW_FLOWS.remove(flow).is_ok()
+}
+
+/// Hands a connection to the agent's listener. Says whether there is one.
+#[inline(always)]
+pub fn hand_over(ctx: &SkLookupContext, listener: u32) -> bool {
+    OVERFLOW_SOCK.redirect_sk_lookup(ctx, listener, 0).is_ok()
+}
+
+/// Sends an event to the agent.
+#[inline(always)]
+pub fn output(event: &Event) -> Result<(), i32> {
+    EVENTS.output(event, 0)
+}
+
+/// Adds to one of a service's counters.
+#[inline(always)]
+pub fn add(service: u32, counter: ServiceCounter, amount: u64) {
+    if let Some(row) = COUNTERS.get_ptr_mut(service) {
+        // SAFETY: as in `count`.
+        unsafe { (*row)[counter as usize] += amount };
     }
 }

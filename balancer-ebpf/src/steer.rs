@@ -13,19 +13,27 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use balancer_common::{
     address::{Address, FrontendKey, Port, TCP},
-    atomic::{load32, store},
-    connection::{Connection, HELD_SLOT, SWITCH_LOG},
+    atomic::{load, load32, store},
+    connection::{AGENT_MARK, Connection, HELD_SLOT, SWITCH_LOG, SWITCH_STEER_EVENTS},
     counter::{Fault, ServiceCounter},
+    event::EventKind,
+    rate,
     select::{self, Refusal},
-    service::{SERVICE_PRESENT, Service, Tables},
+    service::{
+        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL, Service, Tables,
+    },
     slot::Side,
+    waiting,
 };
 
 use crate::{
     fault::{self, Verdict},
     maps::{self, Maps},
-    track,
+    overflow, report, track,
 };
+
+/// One steering decision in so many is reported when someone watches.
+const STEER_SAMPLE: u32 = 16;
 
 /// How a family reads and writes the address in the hook's context.
 pub trait Family {
@@ -96,13 +104,13 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if protocol != TCP as u32 {
         return Verdict::Proceed.into_return();
     }
-    let frontend = (F::read(addr), Port(port as u16));
-    let Some(service_id) = maps::service_of(&FrontendKey::tcp(frontend.0, frontend.1)) else {
+    let (frontend, port) = (F::read(addr), Port(port as u16));
+    let Some(service) = maps::service_of(&FrontendKey::tcp(frontend, port)) else {
         leave_alone(ctx);
         return Verdict::Proceed.into_return();
     };
     let timer = Timer::start();
-    let verdict = match try_connect::<F>(ctx, service_id, frontend) {
+    let verdict = match try_connect::<F>(ctx, service, frontend, port) {
         Ok(verdict) => verdict,
         Err(fault) => fault::verdict(fault),
     };
@@ -143,46 +151,198 @@ impl Timer {
 fn try_connect<F: Family>(
     ctx: &SockAddrContext,
     service_id: u32,
-    frontend: (Address, Port),
+    frontend: Address,
+    port: Port,
 ) -> Result<Verdict, Fault> {
     let service = Maps.service(service_id).ok_or(Fault::NoService)?;
     if load32(&service.flags) & SERVICE_PRESENT == 0 {
         return Err(Fault::NoService);
     }
-    let record = empty_record(ctx)?;
-    let taken = match select::idle_first(&Maps, service_id, Side::Kernel) {
-        Ok(taken) => taken,
-        Err(refusal) => return refuse(ctx, service_id, service, refusal),
-    };
-    let backend = Maps.backend(taken.backend).ok_or(Fault::NoService)?;
-    let (address, port) = backend.address();
-    if !F::write(ctx.sock_addr, address) {
-        select::give_back(&Maps, taken.backend, Side::Kernel);
-        return Err(Fault::FamilyMismatch);
+    if is_agents(ctx) {
+        return Ok(Verdict::Proceed);
     }
-    // SAFETY: the context is valid and connect hooks may write the port.
-    unsafe { (*ctx.sock_addr).user_port = port.0 as u32 };
-    // SAFETY: `record` is this socket's own, and connects on one socket are
-    // serialised by the socket lock.
+    let dial = Dial {
+        record: empty_record(ctx)?,
+        service: service_id,
+        frontend,
+        port,
+    };
+    let by_request = load32(&service.admission) == Admission::Request as u32;
+    // With admission by request the agent counts requests, not connections.
+    if !by_request && !rate::admit(service, rate_clock(service)) {
+        maps::count(service_id, ServiceCounter::RateLimited);
+        return Ok(Verdict::Refuse);
+    }
+    if (by_request || must_queue(service))
+        && let Some(way) = overflow::way::<F>(ctx, &dial)
+    {
+        return overflow::send::<F>(ctx, &dial, service, &way);
+    }
+    choose::<F>(ctx, &dial, service)
+}
+
+/// Steers to an available backend if there is one; or else to the agent.
+#[inline(always)]
+fn choose<F: Family>(
+    ctx: &SockAddrContext,
+    dial: &Dial,
+    service: &Service,
+) -> Result<Verdict, Fault> {
+    if load(&service.ejected) != 0
+        && let Some(backend) = maps::trial(dial.service)
+    {
+        return dial.steer_to_backend::<F>(ctx, backend, ServiceCounter::Trial);
+    }
+    let refusal = match select::idle_first(&Maps, dial.service, Side::Kernel) {
+        Ok(taken) => {
+            let counter = match taken.was_idle {
+                true => ServiceCounter::Idle,
+                false => ServiceCounter::Shared,
+            };
+            return dial.steer_to_backend::<F>(ctx, taken.backend, counter);
+        }
+        Err(refusal) => refusal,
+    };
+    if matches!(refusal, Refusal::Contended) {
+        maps::count_fault(Fault::Contended);
+    }
+    if load32(&service.backends) == 0 && load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0 {
+        maps::count(dial.service, ServiceCounter::NoBackends);
+        return Ok(Verdict::Refuse);
+    }
+    match overflow::way::<F>(ctx, dial) {
+        Some(way) => overflow::send::<F>(ctx, dial, service, &way),
+        None => overflow::without_agent::<F>(ctx, dial, service),
+    }
+}
+
+/// Whether newcomers have to go where others wait already.
+#[inline(always)]
+fn must_queue(service: &Service) -> bool {
+    waiting::count(&service.waiting) != 0 && load32(&service.flags) & SERVICE_OVERTAKING == 0
+}
+
+/// The clock by which the rate limit goes; services without one are spared it.
+#[inline(always)]
+fn rate_clock(service: &Service) -> u64 {
+    if !rate::is_limited(service) {
+        return 0;
+    }
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Whether the socket is one of the agent's own, by its mark.
+#[inline(always)]
+fn is_agents(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context is valid; the socket is null or may be read.
     unsafe {
-        let chosen = (taken.backend, load32(&backend.generation));
-        fill_record(record, service_id, chosen, frontend, (address, port));
-    };
-    maps::count(
-        service_id,
-        if taken.was_idle {
-            ServiceCounter::Idle
-        } else {
-            ServiceCounter::Shared
-        },
-    );
-    if maps::switches() & SWITCH_LOG != 0 {
-        debug!(
-            ctx,
-            "service {} steered to backend {}", service_id, taken.backend
-        );
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        !socket.is_null() && (*socket).mark == AGENT_MARK
     }
-    Ok(Verdict::Proceed)
+}
+
+/// A connect to a frontend, on its way to somewhere.
+pub struct Dial {
+    /// The socket's record, holding nothing.
+    record: *mut Connection,
+    /// Id of the service.
+    pub service: u32,
+    /// What the client dials.
+    pub frontend: Address,
+    /// Its port.
+    port: Port,
+}
+
+/// Where a connect is steered, and what the socket's record says of it.
+pub struct Target {
+    /// Id of the backend; 0 for the agent.
+    pub backend: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Where to go.
+    pub address: Address,
+    /// The port there.
+    pub port: Port,
+    /// One of `HELD_*`.
+    pub held: u64,
+    /// Bits of `STEERED_*`.
+    pub flags: u16,
+}
+
+impl Dial {
+    /// Steers to a backend on which a slot is taken, which is given back if that
+    /// fails.
+    #[inline(always)]
+    pub fn steer_to_backend<F: Family>(
+        &self,
+        ctx: &SockAddrContext,
+        id: u32,
+        counter: ServiceCounter,
+    ) -> Result<Verdict, Fault> {
+        let backend = Maps.backend(id).ok_or(Fault::NoService)?;
+        let (address, port) = backend.address();
+        let target = Target {
+            backend: id,
+            generation: load32(&backend.generation),
+            address,
+            port,
+            held: HELD_SLOT,
+            flags: 0,
+        };
+        if !self.steer::<F>(ctx, &target) {
+            select::give_back(&Maps, id, Side::Kernel);
+            return Err(Fault::FamilyMismatch);
+        }
+        maps::count(self.service, counter);
+        self.tell(ctx, &target);
+        Ok(Verdict::Proceed)
+    }
+
+    /// Rewrites the destination and fills the record. Says whether the socket's
+    /// family can hold the address; if not, nothing has changed.
+    #[inline(always)]
+    pub fn steer<F: Family>(&self, ctx: &SockAddrContext, target: &Target) -> bool {
+        if !F::write(ctx.sock_addr, target.address) {
+            return false;
+        }
+        let record = self.record;
+        // SAFETY: the context is valid and connect hooks may write the port.
+        // `record` is this socket's own, and connects on one socket are
+        // serialised by the socket lock.
+        unsafe {
+            (*ctx.sock_addr).user_port = target.port.0 as u32;
+            // Coarse: good to a scheduler tick, enough for an age, and far cheaper.
+            (*record).steered_at_ns = bpf_ktime_get_coarse_ns();
+            (*record).service = self.service;
+            (*record).backend = target.backend;
+            (*record).generation = target.generation;
+            (*record).frontend = self.frontend;
+            (*record).frontend_port = self.port;
+            (*record).client_port = Port(0);
+            (*record).destination = target.address;
+            (*record).destination_port = target.port;
+            (*record).flags = target.flags;
+            store(&(*record).held, target.held);
+        }
+        true
+    }
+
+    /// Shows the decision to whoever wants to look.
+    #[inline(always)]
+    fn tell(&self, ctx: &SockAddrContext, target: &Target) {
+        let switches = maps::switches();
+        if switches & SWITCH_LOG != 0 {
+            debug!(
+                ctx,
+                "service {} steered to backend {}", self.service, target.backend
+            );
+        }
+        if switches & SWITCH_STEER_EVENTS != 0 && Maps.random().is_multiple_of(STEER_SAMPLE) {
+            let (service, backend) = (self.service, target.backend);
+            report::send(EventKind::Steered, service, backend, target.generation);
+        }
+    }
 }
 
 /// The socket dials something that is no frontend. If an earlier connect on it
@@ -209,57 +369,4 @@ fn empty_record(ctx: &SockAddrContext) -> Result<*mut Connection, Fault> {
     // A connect that failed earlier on this socket may have left its slot:
     track::end(record);
     Ok(record)
-}
-
-/// # Safety
-///
-/// `record` must be the record of the socket whose lock is held.
-#[inline(always)]
-unsafe fn fill_record(
-    record: *mut Connection,
-    service: u32,
-    (backend, generation): (u32, u32),
-    frontend: (Address, Port),
-    destination: (Address, Port),
-) {
-    // SAFETY: the caller vouches for `record`.
-    unsafe {
-        // Coarse: good to a scheduler tick, enough for an age, and far cheaper.
-        (*record).steered_at_ns = bpf_ktime_get_coarse_ns();
-        (*record).service = service;
-        (*record).backend = backend;
-        (*record).generation = generation;
-        (*record).frontend = frontend.0;
-        (*record).frontend_port = frontend.1;
-        (*record).client_port = Port(0);
-        (*record).destination = destination.0;
-        (*record).destination_port = destination.1;
-        store(&(*record).held, HELD_SLOT);
-    }
-}
-
-#[inline(always)]
-fn refuse(
-    ctx: &SockAddrContext,
-    service_id: u32,
-    service: &Service,
-    refusal: Refusal,
-) -> Result<Verdict, Fault> {
-    if maps::switches() & SWITCH_LOG != 0 {
-        debug!(ctx, "service {} refused: no backend available", service_id);
-    }
-    match refusal {
-        Refusal::Contended => maps::count_fault(Fault::Contended),
-        Refusal::NoneAvailable => {}
-    }
-    let empty = load32(&service.backends) == 0;
-    maps::count(
-        service_id,
-        if empty {
-            ServiceCounter::NoBackends
-        } else {
-            ServiceCounter::Refused
-        },
-    );
-    Ok(Verdict::Refuse)
 }

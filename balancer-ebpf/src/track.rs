@@ -13,19 +13,34 @@ use aya_ebpf::{
         BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_RECV,
         BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
     },
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     programs::{SockContext, SockOpsContext},
 };
 use balancer_common::{
     address::{Address, Port},
-    atomic::{load, load32, swap},
-    connection::{Connection, HELD_NOTHING, HELD_SLOT},
+    atomic::{load, load32, store32, swap},
+    breaker::Failure,
+    connection::{
+        Connection, Flow, FlowTarget, HELD_FLOW, HELD_NOTHING, HELD_SLOT, HELD_WAY,
+        STEERED_ESTABLISHED, STEERED_TO_AGENT,
+    },
     counter::{Fault, ServiceCounter},
+    event::EventKind,
     select,
     service::Tables,
     slot::Side,
+    waiting,
 };
 
-use crate::maps::{self, Maps};
+use crate::{
+    maps::{self, Maps},
+    report,
+};
+
+/// How long a client must have waited for its connection before giving up
+/// counts as a failure of the backend: as long as the first SYN waits for an
+/// answer (TCP_TIMEOUT_INIT, RFC 6298).
+const PATIENCE_NS: u64 = 1_000_000_000;
 
 const AF_INET: u32 = 2;
 
@@ -49,14 +64,22 @@ pub fn on_release(ctx: &SockContext) {
     }
 }
 
-/// The socket is no steered connection any more: gives its slot back if it still
-/// holds one, and forgets the rest. `record` must not be null.
+/// The socket is no steered connection any more: gives back what it still holds,
+/// and forgets the rest. `record` must not be null.
 #[inline(always)]
 pub fn end(record: *mut Connection) {
     // SAFETY: not null, and it lives as long as the socket.
+    let connection = unsafe { &*record };
+    if connection.flags & STEERED_TO_AGENT != 0 {
+        end_way(connection);
+    } else {
+        note_abandoned(connection);
+        release(connection);
+    }
+    // SAFETY: as above; nobody else writes these fields.
     unsafe {
-        release(&*record);
         (*record).steered_at_ns = 0;
+        (*record).flags = 0;
     }
 }
 
@@ -66,15 +89,96 @@ fn release(connection: &Connection) {
     if load(&connection.held) != HELD_SLOT || swap(&connection.held, HELD_NOTHING) != HELD_SLOT {
         return;
     }
-    let Some(backend) = Maps.backend(connection.backend) else {
+    let id = connection.backend;
+    let Some(backend) = Maps.backend(id) else {
         return;
     };
     if load32(&backend.generation) != connection.generation {
         maps::count_fault(Fault::StaleGeneration);
-    } else if select::give_back(&Maps, connection.backend, Side::Kernel).is_none() {
+    } else if select::give_back(&Maps, id, Side::Kernel).is_none() {
         maps::count_fault(Fault::Underflow);
     } else {
         maps::count(connection.service, ServiceCounter::Released);
+        maps::add(
+            connection.service,
+            ServiceCounter::HeldNs,
+            age_ns(connection),
+        );
+        report::slot_freed(id, backend);
+    }
+}
+
+/// A connection to the agent ends. Either it never arrived, and is not on its
+/// way any more; or the agent has it, and learns that the client is gone.
+#[inline(always)]
+fn end_way(connection: &Connection) {
+    let never_arrived = match swap(&connection.held, HELD_NOTHING) {
+        HELD_WAY => true,
+        HELD_FLOW => maps::withdraw(&flow_of(connection)),
+        _ => return,
+    };
+    if !never_arrived {
+        report::send_of(EventKind::ClientGone, connection);
+    } else if let Some(service) = Maps.service(connection.service) {
+        waiting::unsend(&service.waiting);
+    }
+}
+
+/// A client that gives up before its connection stands has seen its backend
+/// time out, if it was patient.
+#[inline(always)]
+fn note_abandoned(connection: &Connection) {
+    if load(&connection.held) == HELD_SLOT
+        && connection.flags & STEERED_ESTABLISHED == 0
+        && connection.client_port != Port(0)
+        && age_ns(connection) >= PATIENCE_NS
+    {
+        note_failure(connection);
+    }
+}
+
+/// The backend did not take the connection.
+#[inline(always)]
+fn note_failure(connection: &Connection) {
+    maps::count(connection.service, ServiceCounter::ConnectFailed);
+    let kind = match maps::failed(connection.service, connection.backend) {
+        Failure::Counted => return,
+        Failure::Ejected => EventKind::Ejected,
+        Failure::TrialFailed => EventKind::TrialFailed,
+    };
+    if matches!(kind, EventKind::Ejected) {
+        maps::count(connection.service, ServiceCounter::Ejected);
+    }
+    report::send_of(kind, connection);
+}
+
+/// The backend took the connection.
+#[inline(always)]
+fn note_success(connection: &Connection) {
+    let Some(backend) = Maps.backend(connection.backend) else {
+        return;
+    };
+    if load32(&backend.failures) != 0 {
+        store32(&backend.failures, 0);
+    }
+    if load(&backend.ejected_until_ns) != 0 && maps::readmit(connection.backend) {
+        report::send_of(EventKind::Readmitted, connection);
+    }
+}
+
+/// How long ago the connection was steered, good to a scheduler tick.
+#[inline(always)]
+fn age_ns(connection: &Connection) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_coarse_ns() }.saturating_sub(connection.steered_at_ns)
+}
+
+#[inline(always)]
+fn flow_of(connection: &Connection) -> Flow {
+    Flow {
+        client: connection.client,
+        port: connection.client_port,
+        reserved: 0,
     }
 }
 
@@ -88,7 +192,8 @@ fn on_connect(ctx: &SockOpsContext) {
     };
     // A record that holds nothing is of an earlier connection; one that has its
     // client already is of a Multipath TCP connection with a further subflow.
-    if load(&connection.held) != HELD_SLOT || connection.client_port != Port(0) {
+    let held = load(&connection.held);
+    if !matches!(held, HELD_SLOT | HELD_WAY) || connection.client_port != Port(0) {
         return;
     }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
@@ -102,16 +207,34 @@ fn on_connect(ctx: &SockOpsContext) {
         (*record).client = client;
         (*record).client_port = port;
     }
+    if held == HELD_WAY {
+        publish(connection);
+    }
+}
+
+/// Lets the connection reach the agent. If it cannot be published, it will be
+/// refused as a stranger's.
+#[inline(always)]
+fn publish(connection: &Connection) {
+    let target = FlowTarget {
+        // Precise, since it decides the order in which clients are served.
+        // SAFETY: the helper has no preconditions.
+        steered_at_ns: unsafe { bpf_ktime_get_ns() },
+        service: connection.service,
+        reserved: 0,
+    };
+    if maps::publish(&flow_of(connection), &target) {
+        swap(&connection.held, HELD_FLOW);
+    } else {
+        maps::count_fault(Fault::FlowsFull);
+    }
 }
 
 /// The socket changes its state.
 #[inline(always)]
 fn on_state(ctx: &SockOpsContext) {
     let (old, new) = (argument(ctx.ops, 0), argument(ctx.ops, 1));
-    if matches!(
-        new,
-        BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV | BPF_TCP_ESTABLISHED
-    ) {
+    if matches!(new, BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV) {
         return;
     }
     let record = maps::record(socket(ctx));
@@ -119,8 +242,17 @@ fn on_state(ctx: &SockOpsContext) {
     let Some(connection) = (unsafe { record.as_ref() }) else {
         return;
     };
+    if new == BPF_TCP_ESTABLISHED {
+        // SAFETY: as above, and nobody else writes this field.
+        unsafe { (*record).flags |= STEERED_ESTABLISHED };
+        if load(&connection.held) == HELD_SLOT {
+            note_success(connection);
+        }
+        return;
+    }
     if old == BPF_TCP_SYN_SENT && new == BPF_TCP_CLOSE && load(&connection.held) == HELD_SLOT {
-        maps::count(connection.service, ServiceCounter::ConnectFailed);
+        note_failure(connection);
+        release(connection);
     }
     if new == BPF_TCP_CLOSE {
         end(record);

@@ -4,32 +4,36 @@
 //! Called by `cli`. Spawns and connects; decides nothing about services.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Context as _;
-use balancer_common::{connection::AgentState, connection::SWITCH_LOG, maps::ABI};
+use balancer_common::{
+    event::{Event, EventKind},
+    service::Tables,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
 };
 
 use crate::{
     admin,
     config::{Config, Overrides, Source, process_environment},
+    health::{Health, Observation, Prober},
+    heartbeat::Heartbeat,
+    journal::Journal,
     kernel::{Kernel, Options},
-    reconcile::{Progress, Reconciler},
+    overflow::{self, Overflow, Queues},
+    reconcile::{Mark, Marking, Progress, Reconciler},
     source::file::{self, Fingerprint},
     state::State,
-    telemetry::{self, LogControl},
+    telemetry,
 };
-
-/// How often the kernel is told that the agent lives.
-const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -58,10 +62,33 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     let mut reconciler = Reconciler::new(kernel.clone(), progress.clone());
     let mut snapshots = state.subscribe();
     reconciler.advance(&snapshots.borrow_and_update().clone());
-    put_state(&kernel, &log)?;
+    let journal = Journal::default();
+    let queues = Queues::new(
+        kernel.clone(),
+        overflow::Services {
+            progress: progress.clone(),
+            snapshots: state.subscribe(),
+        },
+    );
+    let overflow = Overflow::start(
+        &kernel,
+        queues.clone(),
+        agent.workers.unwrap_or_else(default_workers),
+        tell_breakers(kernel.clone(), progress.clone(), journal.clone()),
+    )?;
+    let heartbeat = Heartbeat::new(
+        kernel.clone(),
+        log.clone(),
+        journal.clone(),
+        agent.overflow.clone(),
+        overflow.ports(),
+    );
+    heartbeat.beat()?;
     kernel.attach()?;
     tracing::info!(cgroup = %kernel.cgroup_path().display(), "steering");
 
+    let (markings, marked) = mpsc::unbounded_channel();
+    let prober = Prober::new(agent.probes, agent.cache_max_size);
     let (ready, ready_receiver) = watch::channel(true);
     let ready = Arc::new(ready);
     let context = admin::Context {
@@ -71,14 +98,26 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
         ready: ready_receiver,
         log: log.clone(),
         started: Instant::now(),
+        queues: queues.clone(),
+        health: prober.handle(),
+        probes: prober.figures(),
+        journal: journal.clone(),
+        markings: markings.clone(),
+        collects_metrics: agent.collect_metrics,
+        stats: admin::StatsCache::default(),
+        refusals: admin::ToldRefusals::default(),
     };
     let (stop, stopped) = watch::channel(());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         listeners.serve(context, ended(stopped)).await;
     });
-    tasks.spawn(reconciler.run(snapshots));
-    tasks.spawn(heartbeat(kernel.clone(), log, ready.clone()));
+    tasks.spawn(reconciler.run(snapshots, marked));
+    tasks.spawn(heartbeat.run(ready.clone()));
+    tasks.spawn(overflow::settle(kernel.clone(), queues));
+    let (observe, observations) = mpsc::unbounded_channel();
+    tasks.spawn(prober.run(state.subscribe(), observe));
+    tasks.spawn(mark_by_health(observations, markings, journal));
     match source {
         Source::File => tasks.spawn(file::follow(config_path, overrides, state, fingerprint)),
         Source::Kubernetes => anyhow::bail!("source: kubernetes is not supported by this version"),
@@ -97,35 +136,47 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     drop(stop);
     tasks.shutdown().await;
     kernel.detach();
+    overflow.stop().await;
     outcome
 }
 
-/// Tells the programs that the agent lives, and whether to log; and everyone
-/// else if the cgroup is gone, with which the kernel detaches the programs.
-async fn heartbeat(kernel: Arc<Kernel>, log: LogControl, ready: Arc<watch::Sender<bool>>) {
-    let mut ticks = interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let cgroup = kernel.cgroup_path();
-        if *ready.borrow() && !cgroup.exists() {
-            tracing::error!(cgroup = %cgroup.display(), "the cgroup is gone, and nothing is steered any more; make it again and restart the agent");
-            ready.send_replace(false);
-        }
-        if let Err(error) = put_state(&kernel, &log) {
-            tracing::error!(%error, "the programs cannot be told that the agent lives");
-        }
+/// Passes the verdicts of probes on to where backends are marked.
+async fn mark_by_health(
+    mut observations: mpsc::UnboundedReceiver<Observation>,
+    markings: mpsc::UnboundedSender<Marking>,
+    journal: Journal,
+) {
+    while let Some(Observation { address, health }) = observations.recv().await {
+        let is_set = health == Health::Unhealthy;
+        journal.health(address, is_set);
+        let _ = markings.send(Marking {
+            address,
+            mark: Mark::Unhealthy,
+            is_set,
+        });
     }
 }
 
-fn put_state(kernel: &Kernel, log: &LogControl) -> anyhow::Result<()> {
-    let switches = if log.shows_trace() { SWITCH_LOG } else { 0 };
-    kernel.put_agent_state(AgentState {
-        heartbeat_ns: kernel.now().as_nanos() as u64,
-        abi: ABI,
-        switches,
-    })?;
-    Ok(())
+/// Tells whoever listens what the programs' breakers do, and what they steer.
+fn tell_breakers(
+    kernel: Arc<Kernel>,
+    progress: Progress,
+    journal: Journal,
+) -> overflow::Listener {
+    Box::new(move |kind: EventKind, event: &Event| {
+        let service = progress.assignment().name_of(event.service).cloned();
+        let backend = kernel.memory().backend(event.backend).map(|backend| {
+            let (address, port) = backend.address();
+            SocketAddr::new(address.into(), port.into())
+        });
+        journal.reported(kind, service, backend);
+    })
+}
+
+/// One worker thread for every two CPUs: the other half is for what they serve.
+fn default_workers() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (cpus / 2).max(1)
 }
 
 /// Ends when the sender is dropped.

@@ -3,12 +3,17 @@
 
 pub mod admin;
 pub mod agent;
+pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod health;
+pub mod heartbeat;
+pub mod journal;
 pub mod kernel;
 pub mod metrics;
 pub mod model;
 pub mod occupancy;
+pub mod overflow;
 pub mod reconcile;
 pub mod source;
 pub mod state;

@@ -10,9 +10,11 @@ use std::{
 
 use balancer_common::{
     atomic::{load, load32},
+    breaker,
     service::{
-        Backend, Membership, STATE_DRAINING, STATE_EJECTED, STATE_RETIRED, STATE_UNHEALTHY, Tables,
+        Backend, Membership, STATE_DRAINING, STATE_RETIRED, STATE_UNHEALTHY, Tables,
     },
+    waiting,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -57,7 +59,7 @@ impl BackendState {
         let (inflight, granted) = (backend.inflight(), u64::from(load32(&backend.granted)));
         if flags & (STATE_DRAINING | STATE_RETIRED) != 0 {
             Self::Draining
-        } else if flags & STATE_EJECTED != 0 {
+        } else if breaker::is_ejected(backend) {
             Self::Ejected
         } else if flags & STATE_UNHEALTHY != 0 {
             Self::Unhealthy
@@ -109,7 +111,7 @@ impl Occupancy {
         let mut sum = Self {
             waiters: tables
                 .service(service)
-                .map_or(0, |record| load32(&record.waiters)),
+                .map_or(0, |record| waiting::count(&record.waiting) as u32),
             ..Self::default()
         };
         for backend in members(tables, service) {
@@ -245,7 +247,7 @@ impl BackendIds {
 #[cfg(test)]
 mod tests {
     use balancer_common::{
-        atomic::store32,
+        atomic::{store, store32},
         plain::Plain,
         slot::{Side, Want, take},
     };
@@ -280,13 +282,14 @@ mod tests {
     fn flags_come_before_counts_and_leaving_before_all() {
         let plain = Plain::one_service(&[1]);
         let backend = plain.backend(0).unwrap();
-        for (flags, state) in [
-            (STATE_UNHEALTHY, BackendState::Unhealthy),
-            (STATE_UNHEALTHY | STATE_EJECTED, BackendState::Ejected),
-            (STATE_EJECTED | STATE_DRAINING, BackendState::Draining),
-            (STATE_RETIRED, BackendState::Draining),
+        for (flags, ejected_until_ns, state) in [
+            (STATE_UNHEALTHY, 0, BackendState::Unhealthy),
+            (STATE_UNHEALTHY, 1, BackendState::Ejected),
+            (STATE_DRAINING, 1, BackendState::Draining),
+            (STATE_RETIRED, 0, BackendState::Draining),
         ] {
             store32(&backend.state, flags);
+            store(&backend.ejected_until_ns, ejected_until_ns);
             assert_eq!(BackendState::of(backend), state);
             assert!(!state.is_available());
         }

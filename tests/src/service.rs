@@ -31,7 +31,8 @@ pub struct Backend {
 }
 
 impl Service {
-    /// A service in the namespace `default`.
+    /// A service in the namespace `default`. What finds no slot is refused in `connect()`; see
+    /// [`Service::with`] for queues.
     pub fn new<'a>(
         name: &str,
         frontends: impl IntoIterator<Item = &'a str>,
@@ -49,5 +50,13 @@ impl Service {
             backends: backends.collect(),
             settings: serde_json::Map::new(),
         }
+        .with("queue", serde_json::json!({"size": 0, "refuse": "kernel"}))
+    }
+
+    /// The same with a setting over what it had.
+    #[must_use]
+    pub fn with(mut self, setting: &str, value: Value) -> Self {
+        self.settings.insert(setting.to_owned(), value);
+        self
     }
 }

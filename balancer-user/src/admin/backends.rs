@@ -1,7 +1,7 @@
 //! `/v1/backends`: every backend in the kernel, and those that have left their services but still
 //! hold connections.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::UNIX_EPOCH};
 
 use axum::{Json, extract::State};
 use balancer_common::{
@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::{Context, Problem, problem::Refusal};
 use crate::{
+    health::{self, Outcome, Report},
     model::DesiredState,
     occupancy::{BackendIds, BackendState, Names, address, granted, memberships},
 };
@@ -37,14 +38,48 @@ pub struct BackendRow {
     pub weight: u32,
     /// Moving average of its response time; null until it is measured.
     pub response_time_us: Option<u64>,
-    /// Consecutive connect failures.
+    /// Consecutive connect failures; so many as its breaker allows shut it out.
     pub failures: u32,
+    /// Its last health probe; null if it is not probed, or not yet.
+    pub last_probe: Option<LastProbe>,
     /// Connects steered to it.
     pub steered: u64,
     /// The node that it runs on, if the source says.
     pub node: Option<String>,
     /// That node's zone, if the source says.
     pub zone: Option<String>,
+}
+
+/// How a backend's last probe ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LastProbe {
+    /// `ok`, `busy`, `status`, `refused`, `unreachable`, `timed-out` or `no-answer`.
+    pub outcome: String,
+    /// What the backend answered, if that was neither 200 nor 429.
+    pub status: Option<u16>,
+    /// Probes that failed since the last that succeeded.
+    pub failures: u32,
+    /// How long it took, in milliseconds.
+    pub took_ms: f64,
+    /// When it ended: seconds since 1970.
+    pub at: u64,
+}
+
+impl LastProbe {
+    fn of(report: Report) -> Option<Self> {
+        let probe = report.last?;
+        let since_1970 = probe.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(Self {
+            outcome: probe.outcome.as_str().to_owned(),
+            status: match probe.outcome {
+                Outcome::Status(status) => Some(status),
+                _ => None,
+            },
+            failures: report.consecutive_failures,
+            took_ms: probe.took.as_secs_f64() * 1e3,
+            at: since_1970.as_secs(),
+        })
+    }
 }
 
 /// Every backend, by address.
@@ -61,7 +96,7 @@ pub(super) async fn list(State(context): State<Context>) -> Result<Json<Vec<Back
             let assignment = context.progress.assignment();
             (Names::of(&assignment), BackendIds::of(&assignment))
         };
-        Rows::new(&names, &snapshot.desired).all(context.kernel.memory(), &ids)
+        Rows::new(context, &names, &snapshot.desired).all(context.kernel.memory(), &ids)
     });
     Ok(Json(rows.await?))
 }
@@ -70,11 +105,16 @@ pub(super) async fn list(State(context): State<Context>) -> Result<Json<Vec<Back
 pub(super) struct Rows<'a> {
     names: &'a Names,
     desired: &'a DesiredState,
+    health: &'a health::Handle,
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(names: &'a Names, desired: &'a DesiredState) -> Self {
-        Self { names, desired }
+    pub(super) fn new(context: &'a Context, names: &'a Names, desired: &'a DesiredState) -> Self {
+        Self {
+            names,
+            desired,
+            health: &context.health,
+        }
     }
 
     pub(super) fn by_address(&self, rows: impl Iterator<Item = BackendRow>) -> Vec<BackendRow> {
@@ -107,8 +147,9 @@ impl<'a> Rows<'a> {
             .map(|service| service.max_inflight.value)
             .filter(|limit| *limit != 0);
         let response_time_ns = load(&record.response_time_ns);
+        let address = address(record);
         BackendRow {
-            address: address(record),
+            address,
             services: services.clone().map(ToString::to_string).collect(),
             state: BackendState::of(record),
             inflight: record.inflight(),
@@ -117,6 +158,7 @@ impl<'a> Rows<'a> {
             weight: load32(&record.weight),
             response_time_us: (response_time_ns != 0).then_some(response_time_ns / 1_000),
             failures: load32(&record.failures),
+            last_probe: self.health.health_of(address).and_then(LastProbe::of),
             steered: load(&record.steered),
             node: None,
             zone: None,

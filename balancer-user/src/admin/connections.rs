@@ -32,15 +32,28 @@ pub struct ConnectionRow {
     /// What the client dialled.
     #[schema(value_type = String)]
     pub frontend: SocketAddr,
-    /// Where it was steered.
-    #[schema(value_type = String)]
-    pub backend: SocketAddr,
+    /// Where it was steered; null if that is the agent.
+    #[schema(value_type = Option<String>)]
+    pub backend: Option<SocketAddr>,
+    /// Whether it goes to a backend straight, or through the agent.
+    pub via: Via,
     /// `NAMESPACE/NAME`; null if the service does not have that frontend any more.
     pub service: Option<String>,
     /// Since it was steered.
     pub age_ms: u64,
-    /// Whether it holds a slot: not after either side has ended it.
+    /// Whether it holds a slot itself: not after either side has ended it, and not if the agent
+    /// holds one for it.
     pub holds_slot: bool,
+}
+
+/// The way of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// From client to backend: nothing is in between.
+    Kernel,
+    /// To the agent, which forwards it, or holds it in a queue.
+    Agent,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -137,7 +150,11 @@ fn row(connection: &LiveConnection, service: Option<&ServiceName>, now: Duration
     ConnectionRow {
         client: connection.client,
         frontend: connection.frontend,
-        backend: connection.backend,
+        backend: (!connection.is_to_agent).then_some(connection.backend),
+        via: match connection.is_to_agent {
+            true => Via::Agent,
+            false => Via::Kernel,
+        },
         service: service.map(ToString::to_string),
         age_ms: now.saturating_sub(connection.steered_at).as_millis() as u64,
         holds_slot: connection.holds_slot,
@@ -158,6 +175,7 @@ mod tests {
             backend_id: 0,
             generation: 1,
             holds_slot: true,
+            is_to_agent: false,
             steered_at: Duration::from_millis(steered_at_ms),
         }
     }
@@ -196,6 +214,21 @@ mod tests {
             Some("default/hello")
         );
         assert_eq!(of("other").total, 0);
+    }
+
+    #[test]
+    fn what_goes_through_the_agent_has_no_backend() {
+        let to_agent = LiveConnection {
+            is_to_agent: true,
+            holds_slot: false,
+            ..connection(1, 0)
+        };
+        let live = vec![to_agent, connection(2, 1)];
+        let shown = select(live, Duration::ZERO, &Names::default(), None, 10);
+        let ways = shown.connections.iter().map(|row| (row.via, row.backend));
+        let backend = "10.1.0.2:80".parse().unwrap();
+        let expected = [(Via::Agent, None), (Via::Kernel, Some(backend))];
+        assert_eq!(ways.collect::<Vec<_>>(), expected);
     }
 
     #[test]

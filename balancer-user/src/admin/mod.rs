@@ -7,12 +7,21 @@
 
 mod agent;
 mod backends;
+mod caches;
 mod connections;
+mod drain;
+mod events;
 mod listen;
 mod maps;
+mod news;
 mod problem;
+mod queues;
+mod selection;
 mod serve;
 mod services;
+mod settings;
+mod stats;
+mod tally;
 
 use std::{
     sync::Arc,
@@ -27,20 +36,40 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{sync::watch, task::spawn_blocking, time};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+    time,
+};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use agent::kernel_release;
 pub use agent::{Applied, Configuration, LogLevelBody, ProgramVersion, Ready, Version};
-pub use backends::BackendRow;
-pub use connections::{ConnectionRow, Connections};
+pub use backends::{BackendRow, LastProbe};
+pub use caches::{CacheMetrics, Caches};
+pub use connections::{ConnectionRow, Connections, Via};
 pub use listen::{AdminError, Listeners};
 pub use maps::{MapDump, MapName, MapSummary};
+pub use news::ToldRefusals;
 pub use problem::{Missing, Problem};
-pub use services::{Counts, ServiceDetail, ServiceFacts, ServiceSummary, Settings};
+pub use queues::QueueRow;
+pub(crate) use selection::{DecisionTimes, Selections};
+pub use services::{Counts, ServiceDetail, ServiceFacts, ServiceSummary};
+pub use settings::{Breaker, HealthChecks, Millis, Queueing, RateLimit, Settings};
+pub use stats::{ServiceFigures, ServiceStats, Spread, Stats, StatsCache};
+pub(crate) use tally::{Tallies, Tally};
 
-use crate::{kernel::Kernel, metrics, reconcile::Progress, state::Snapshot, telemetry::LogControl};
+use crate::{
+    health,
+    journal::Journal,
+    kernel::Kernel,
+    metrics,
+    overflow::Queues,
+    reconcile::{Marking, Progress},
+    state::Snapshot,
+    telemetry::LogControl,
+};
 use problem::Refusal;
 
 /// Bytes of a request's body.
@@ -49,6 +78,8 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an answer waits for a configuration that is on its way into the kernel.
 const SETTLING: Duration = Duration::from_millis(100);
+/// How often it looks in that time.
+const POLL: Duration = Duration::from_millis(1);
 
 /// What the API answers from.
 #[derive(Clone)]
@@ -65,6 +96,22 @@ pub struct Context {
     pub log: LogControl,
     /// When the agent started.
     pub started: Instant,
+    /// Who waits.
+    pub queues: Arc<Queues>,
+    /// What probes found.
+    pub health: health::Handle,
+    /// What probing does.
+    pub probes: health::Figures,
+    /// What happens.
+    pub journal: Journal,
+    /// Where marks on backends are put.
+    pub markings: mpsc::UnboundedSender<Marking>,
+    /// Whether metrics are served.
+    pub collects_metrics: bool,
+    /// The newest answer of `/v1/stats`.
+    pub stats: StatsCache,
+    /// What `/v1/events` told already.
+    pub refusals: ToldRefusals,
 }
 
 impl Context {
@@ -77,7 +124,7 @@ impl Context {
             if self.progress.generation() >= snapshot.generation || Instant::now() >= deadline {
                 return snapshot;
             }
-            time::sleep(Duration::from_millis(1)).await;
+            time::sleep(POLL).await;
         }
     }
 
@@ -128,13 +175,20 @@ fn reading() -> OpenApiRouter<Context> {
         .routes(routes!(services::one))
         .routes(routes!(backends::list))
         .routes(routes!(connections::list))
+        .routes(routes!(queues::list))
+        .routes(routes!(stats::stats))
+        .routes(routes!(events::follow))
+        .routes(routes!(caches::cache_metrics))
         .routes(routes!(maps::list))
         .routes(routes!(maps::one))
 }
 
 /// Every route that changes something.
 fn changing() -> OpenApiRouter<Context> {
-    OpenApiRouter::new().routes(routes!(agent::put_log_level))
+    OpenApiRouter::new()
+        .routes(routes!(agent::put_log_level))
+        .routes(routes!(drain::drain))
+        .routes(routes!(drain::undrain))
 }
 
 /// The routes, and the document that describes them: made together, so they agree.
@@ -189,10 +243,14 @@ async fn limit_time(request: Request, next: Next) -> Response {
     responses(
         (status = 200, description = "Every metric of docs/metrics.md", body = String,
          content_type = "text/plain; version=0.0.4"),
+        (status = 404, response = Problem),
         (status = "default", response = Problem),
     )
 )]
 async fn metrics_text(State(context): State<Context>) -> Result<Response, Refusal> {
+    if !context.collects_metrics {
+        return Err(Refusal::NoMetrics);
+    }
     let text = context.read(metrics::render).await??;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

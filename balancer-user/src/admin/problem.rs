@@ -1,6 +1,8 @@
 //! Refusals of the admin API: `application/problem+json` (RFC 9457), each saying what was wrong
 //! and what to do.
 
+use std::net::SocketAddr;
+
 use axum::{
     Json,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
@@ -14,6 +16,7 @@ use utoipa::{ToResponse, ToSchema};
 
 use super::maps::MapName;
 use crate::{
+    journal::{Crowded, Kind},
     kernel::KernelError,
     metrics::MetricsError,
     model::{NameFault, ServiceName},
@@ -74,6 +77,27 @@ pub(crate) enum Refusal {
         "{name:?} cannot be a service's name: {fault}; write NAMESPACE/NAME, or NAME in the namespace default"
     )]
     BadName { name: String, fault: NameFault },
+    #[error("service {service} has no backend {address}; /v1/backends lists them")]
+    NoBackend {
+        service: ServiceName,
+        address: SocketAddr,
+    },
+    #[error(
+        "backend {0} is marked, but the kernel does not have it yet; ask for it in a moment, and see the agent's log if it stays so"
+    )]
+    BackendWaits(SocketAddr),
+    #[error("{0:?} is no backend's address; write IP:PORT as /v1/backends shows it")]
+    BadAddress(String),
+    #[error("there is no kind of event {0:?}; one of: {kinds}", kinds = kinds())]
+    BadKind(String),
+    #[error("{0}; end one of them, or try again later")]
+    Crowded(#[from] Crowded),
+    #[error(
+        "metrics are switched off by agent.metrics_collection (METRICS_COLLECTION_ENABLED); set it to true and restart the agent"
+    )]
+    NoMetrics,
+    #[error("the agent is stopping; nothing is changed any more")]
+    Stopping,
     #[error("there is no map {name:?}; one of: {}", MapName::listed())]
     NoMap { name: String },
     #[error("{0}; /openapi.json lists every route")]
@@ -96,15 +120,28 @@ pub(crate) enum Refusal {
     Interrupted(#[from] JoinError),
 }
 
+fn kinds() -> String {
+    Kind::ALL.map(Kind::as_str).join(", ")
+}
+
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotReady(_) | Self::ServiceWaits(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NoRoute(_) | Self::OnlyMetrics(_) | Self::NoService(_) | Self::NoMap { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NotReady(_)
+            | Self::ServiceWaits(_)
+            | Self::BackendWaits(_)
+            | Self::Crowded(_)
+            | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoute(_)
+            | Self::OnlyMetrics(_)
+            | Self::NoMetrics
+            | Self::NoService(_)
+            | Self::NoBackend { .. }
+            | Self::NoMap { .. } => StatusCode::NOT_FOUND,
             Self::NoMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadName { .. } => StatusCode::BAD_REQUEST,
+            Self::BadName { .. } | Self::BadAddress(_) | Self::BadKind(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::BadPath(rejection) => rejection.status(),
             Self::BadQuery(rejection) => rejection.status(),
             Self::BadBody(rejection) => rejection.status(),

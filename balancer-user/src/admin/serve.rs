@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Context, Listeners, Transport, metrics_router, router};
+use super::{Context, Listeners, Transport, metrics_router, news, router};
 
 /// Connections of one listener at a time; further ones wait in its backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -65,8 +65,10 @@ impl Listeners {
             .and_then(|metrics| usable(TcpListener::from_std(metrics)))
         {
             announce(&listener, "metrics");
-            tasks.spawn(accept(listener, metrics_router(context), stopped));
+            let router = metrics_router(context.clone());
+            tasks.spawn(accept(listener, router, stopped.clone()));
         }
+        tasks.spawn(news::watch(context, stopped));
         shutdown.await;
         stop.send_replace(true);
         // Whoever has not finished by then is cut off when `tasks` goes.
@@ -183,7 +185,7 @@ where
     }
 }
 
-async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
+pub(super) async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     // Fails only if the sender is gone, which also means the end.
     let _ = stopped.wait_for(|stopped| *stopped).await.map(drop);
 }

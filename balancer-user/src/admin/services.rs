@@ -14,9 +14,9 @@ use balancer_common::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{BackendRow, Context, Problem, backends::Rows, problem::Refusal};
+use super::{BackendRow, Context, Problem, Settings, backends::Rows, problem::Refusal};
 use crate::{
-    model::{Admission, DesiredState, Protocol, Service, ServiceName, Setting, Strategy},
+    model::{Admission, DesiredState, Protocol, Service, ServiceName, Strategy},
     occupancy::{Named, Names, Occupancy, members},
     state::Snapshot,
 };
@@ -74,70 +74,68 @@ pub struct ServiceDetail {
     pub backends: Vec<BackendRow>,
 }
 
-/// The settings of a service.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Settings {
-    /// What is spoken over its connections.
-    #[schema(value_type = WordSetting)]
-    pub protocol: Setting<Protocol>,
-    /// What takes a slot.
-    #[schema(value_type = WordSetting)]
-    pub admission: Setting<Admission>,
-    /// How a backend is picked.
-    #[schema(value_type = WordSetting)]
-    pub strategy: Setting<Strategy>,
-    /// Slots of each backend; 0: no limit.
-    #[schema(value_type = NumberSetting)]
-    pub max_inflight: Setting<u32>,
-}
-
-/// A word and where it came from.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "describes Setting in the OpenAPI document")]
-struct WordSetting {
-    /// What is in force.
-    value: String,
-    /// `built-in`, `defaults`, `environment`, `service` or `function`.
-    origin: String,
-}
-
-/// A number and where it came from.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "describes Setting in the OpenAPI document")]
-struct NumberSetting {
-    /// What is in force.
-    value: u32,
-    /// `built-in`, `defaults`, `environment`, `service` or `function`.
-    origin: String,
-}
-
-/// What became of a service's connects since it came into the kernel.
+/// What became of a service's connects since it came into the kernel, as the programs counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counts {
     /// Steered to a backend that was idle.
     pub idle: u64,
     /// Steered to a backend that was serving already.
     pub shared: u64,
-    /// Refused because no backend was available.
+    /// Steered to a backend whose breaker was half-open, to try it.
+    pub trials: u64,
+    /// Steered to a full backend, because the agent was gone.
+    pub over_admitted: u64,
+    /// Sent to the agent, which then decided.
+    pub sent: u64,
+    /// Refused in `connect()`: the four below together.
     pub refused: u64,
+    /// Refused by the rate limit.
+    pub rate_limited: u64,
+    /// Refused because the queue was full.
+    pub queue_full: u64,
+    /// Refused because the agent was gone.
+    pub agent_gone: u64,
     /// Refused because the service has no backends.
     pub no_backends: u64,
     /// Steered, but never established.
     pub connect_failures: u64,
+    /// Backends that the programs shut out after such failures.
+    pub ejections: u64,
     /// Slots given back.
     pub released: u64,
+    /// For how long those had been held, all together.
+    pub held_ms: u64,
+}
+
+impl Counts {
+    /// Those that were steered to a backend.
+    pub fn steered(&self) -> u64 {
+        self.idle + self.shared + self.trials + self.over_admitted
+    }
 }
 
 impl From<ServiceCounters> for Counts {
     fn from(row: ServiceCounters) -> Self {
         let count = |counter: ServiceCounter| row[counter as usize];
+        let rate_limited = count(ServiceCounter::RateLimited);
+        let queue_full = count(ServiceCounter::QueueFull);
+        let agent_gone = count(ServiceCounter::AgentGone);
+        let no_backends = count(ServiceCounter::NoBackends);
         Self {
             idle: count(ServiceCounter::Idle),
             shared: count(ServiceCounter::Shared),
-            refused: count(ServiceCounter::Refused),
-            no_backends: count(ServiceCounter::NoBackends),
+            trials: count(ServiceCounter::Trial),
+            over_admitted: count(ServiceCounter::OverAdmitted),
+            sent: count(ServiceCounter::Sent),
+            refused: rate_limited + queue_full + agent_gone + no_backends,
+            rate_limited,
+            queue_full,
+            agent_gone,
+            no_backends,
             connect_failures: count(ServiceCounter::ConnectFailed),
+            ejections: count(ServiceCounter::Ejected),
             released: count(ServiceCounter::Released),
+            held_ms: count(ServiceCounter::HeldNs) / 1_000_000,
         }
     }
 }
@@ -226,16 +224,11 @@ fn detail(
     let Some((id, named)) = names.find(&name) else {
         return Err(Refusal::ServiceWaits(name));
     };
-    let rows = Rows::new(&names, &snapshot.desired);
+    let rows = Rows::new(context, &names, &snapshot.desired);
     Ok(ServiceDetail {
         facts: facts(service, named),
         occupancy: Occupancy::of(tables, id),
-        settings: Settings {
-            protocol: service.protocol,
-            admission: service.admission,
-            strategy: service.strategy,
-            max_inflight: service.max_inflight,
-        },
+        settings: service.into(),
         counters: context.kernel.counters(id)?.into(),
         backends: rows.by_address(members(tables, id).map(|record| rows.row(record))),
     })

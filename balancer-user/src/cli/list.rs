@@ -9,7 +9,7 @@ use super::{
     table::{self, Column::Left, Column::Right, age, joined, limit, or_dash},
 };
 use crate::{
-    admin::{BackendRow, Connections, MapSummary, ServiceDetail, ServiceSummary},
+    admin::{BackendRow, Connections, MapSummary, ServiceDetail, ServiceSummary, Via},
     model::ServiceName,
 };
 
@@ -231,15 +231,17 @@ fn connections_table(found: &Connections) -> String {
         vec![
             or_dash(connection.client),
             connection.frontend.to_string(),
-            connection.backend.to_string(),
+            match connection.via {
+                Via::Kernel => or_dash(connection.backend),
+                Via::Agent => "agent".to_owned(),
+            },
             or_dash(connection.service.as_ref()),
             age(connection.age_ms),
-            if connection.holds_slot {
-                "held"
-            } else {
-                "given back"
-            }
-            .to_owned(),
+            match (connection.holds_slot, connection.via) {
+                (true, _) => "held".to_owned(),
+                (false, Via::Kernel) => "given back".to_owned(),
+                (false, Via::Agent) => table::dash(),
+            },
         ]
     });
     let mut text = table::render(&columns, rows);

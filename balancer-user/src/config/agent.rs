@@ -1,16 +1,18 @@
-//! The agent's own settings: where it attaches, pins, listens and logs.
+//! The agent's own settings: where it attaches, pins, listens and logs, and how it works.
 //!
 //! Owns the keys under `agent:`, their environment variables and their flags. Refuses relative
 //! paths and addresses out of reach. Nothing here opens, binds or creates anything.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::environment::{self, Lookup, Variable};
 use super::listen::{AdminAddress, Listener, Metrics, admin_addresses, listener, refuse_collision};
+use super::overflow::{self, Overflow};
 use super::problem::{Findings, Place};
-use super::raw::{RawAgent, Text};
+use super::raw::{RawAgent, RawProbes, Text};
 use super::value::{self, Written};
 use crate::model::words;
 
@@ -120,36 +122,6 @@ impl Default for ProbeConfig {
     }
 }
 
-/// The addresses on which the agent takes overflow.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub enum Overflow {
-    /// The agent finds, for each family, one that clients on this node can reach.
-    #[default]
-    Auto,
-    /// These: at most one of each family. Clients of the other family get no overflow.
-    Addresses {
-        /// For clients of IPv4 frontends.
-        v4: Option<Ipv4Addr>,
-        /// For clients of IPv6 frontends.
-        v6: Option<Ipv6Addr>,
-    },
-}
-
-impl From<IpAddr> for Overflow {
-    fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(v4) => Self::Addresses {
-                v4: Some(v4),
-                v6: None,
-            },
-            IpAddr::V6(v6) => Self::Addresses {
-                v4: None,
-                v6: Some(v6),
-            },
-        }
-    }
-}
-
 /// Settings from the command line. What is set here wins over environment and file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -185,6 +157,15 @@ impl AgentConfig {
     }
 }
 
+/// Threads that forward.
+const WORKERS: RangeInclusive<u32> = 1..=256;
+/// Probes at once.
+const PROBES_AT_ONCE: RangeInclusive<u32> = 1..=10_000;
+/// Entries in a cache.
+const CACHE_SIZES: RangeInclusive<u32> = 1..=10_000_000;
+const CACHE_TTLS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const RESYNCS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
 /// Checks `agent:` and the variables that stand in for its keys.
 pub(crate) fn check(raw: &RawAgent, lookup: Lookup<'_>, findings: &mut Findings) -> AgentConfig {
     let mut agent = AgentConfig::default();
@@ -212,10 +193,67 @@ pub(crate) fn check(raw: &RawAgent, lookup: Lookup<'_>, findings: &mut Findings)
         agent.log.format = value;
     }
     listeners(raw, &mut agent, &mut reader);
-    if let Some(text) = &raw.overflow {
-        agent.overflow = overflow(text, findings);
-    }
+    forwarding(raw, &mut agent, &mut reader);
+    probes(raw, &mut agent, &mut reader);
+    upkeep(raw, &mut agent, &mut reader);
     agent
+}
+
+fn forwarding(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
+    if let Some(workers) = &raw.workers {
+        let workers = value::number(workers.into(), "workers", "", WORKERS, reader.findings);
+        agent.workers = workers.map(|workers| workers as usize);
+    }
+    if let Some(raw) = &raw.overflow {
+        agent.overflow = overflow::check(raw, reader.findings);
+    }
+}
+
+fn probes(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
+    let silent = RawProbes::default();
+    let raw = raw.health_checks.as_ref().unwrap_or(&silent);
+    let probes = &mut agent.probes;
+    let enabled = reader.read(
+        raw.enabled.as_ref(),
+        environment::PROBES_ENABLED,
+        |written, findings| value::switch(written, "enabled", findings),
+    );
+    let at_once = reader.read(
+        raw.at_once.as_ref(),
+        environment::PROBES_AT_ONCE,
+        |written, findings| value::number(written, "at_once", "", PROBES_AT_ONCE, findings),
+    );
+    let cache_ttl = reader.read_two(
+        raw.cache_ttl.as_ref(),
+        |written, findings| value::duration(written, "cache_ttl", CACHE_TTLS, findings),
+        environment::PROBES_CACHE_TTL,
+        |written, findings| value::seconds(written, environment::VALUE, CACHE_TTLS, findings),
+    );
+    probes.enabled = enabled.unwrap_or(probes.enabled);
+    probes.at_once = at_once.map_or(probes.at_once, |probes| probes as usize);
+    probes.cache_ttl = cache_ttl.unwrap_or(probes.cache_ttl);
+}
+
+fn upkeep(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
+    let entries = reader.read(
+        raw.cache_max_size.as_ref(),
+        environment::CACHE_MAX_SIZE,
+        |written, findings| value::number(written, "cache_max_size", "", CACHE_SIZES, findings),
+    );
+    let collect = reader.read(
+        raw.metrics_collection.as_ref(),
+        environment::METRICS_COLLECTION,
+        |written, findings| value::switch(written, "metrics_collection", findings),
+    );
+    let resync = reader.read_two(
+        raw.resync.as_ref(),
+        |written, findings| value::duration(written, "resync", RESYNCS, findings),
+        environment::RESYNC,
+        |written, findings| value::seconds(written, environment::VALUE, RESYNCS, findings),
+    );
+    agent.cache_max_size = entries.map_or(agent.cache_max_size, |entries| entries as usize);
+    agent.collect_metrics = collect.unwrap_or(agent.collect_metrics);
+    agent.resync = resync.unwrap_or(agent.resync);
 }
 
 /// Reads a setting from the file and from the environment. Both are checked; the latter wins.
@@ -231,9 +269,20 @@ impl Reader<'_> {
         variable: &'static str,
         check: impl Fn(Written<'_>, &mut Findings) -> Option<T>,
     ) -> Option<T> {
+        self.read_two(text, &check, variable, &check)
+    }
+
+    /// Reads a setting that is written in another way in the environment.
+    fn read_two<T>(
+        &mut self,
+        text: Option<&Text>,
+        check: impl Fn(Written<'_>, &mut Findings) -> Option<T>,
+        variable: &'static str,
+        check_variable: impl Fn(Written<'_>, &mut Findings) -> Option<T>,
+    ) -> Option<T> {
         let of_file = text.and_then(|text| check(text.into(), self.findings));
         Variable::look_up(self.lookup, variable)
-            .and_then(|variable| check(variable.written(), self.findings))
+            .and_then(|variable| check_variable(variable.written(), self.findings))
             .or(of_file)
     }
 }
@@ -273,38 +322,4 @@ fn listeners(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
             reader.findings,
         );
     }
-}
-
-fn overflow(text: &Text, findings: &mut Findings) -> Overflow {
-    if &*text.value == "auto" {
-        return Overflow::Auto;
-    }
-    let Ok(address) = text.value.parse::<IpAddr>() else {
-        findings.reject(
-            text.spot,
-            format!(
-                "overflow {:?} is neither auto nor an IP address",
-                text.value
-            ),
-            "write auto, or an IP address (no port) that clients on this node can reach",
-        );
-        return Overflow::Auto;
-    };
-    if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
-        findings.reject(
-            text.spot,
-            format!(
-                "overflow {address} is not an address that clients in other network namespaces \
-                 can reach"
-            ),
-            "write auto, or an address of one of this node's interfaces",
-        );
-    }
-    findings.warn(
-        text.spot,
-        "overflow has no effect in this version: a connection that finds no available backend \
-         is refused",
-        "remove the key, or leave it for a later version",
-    );
-    address.to_canonical().into()
 }

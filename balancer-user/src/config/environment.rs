@@ -3,7 +3,7 @@
 //! Owns their names and the rule that an empty value is as good as none. Reads nothing itself: the
 //! caller passes the look-up, so that tests need no process-wide state.
 
-use super::problem::{Findings, Place};
+use super::problem::Place;
 use super::value::Written;
 
 /// Stands in for `defaults.strategy`.
@@ -21,21 +21,33 @@ pub(crate) const LOG_LEVEL: &str = "IDLEFIRST_LOG";
 /// Stands in for `agent.log.format`.
 pub(crate) const LOG_FORMAT: &str = "IDLEFIRST_LOG_FORMAT";
 
-/// Variables of the contract that nothing in this version goes by.
-pub(crate) const WITHOUT_EFFECT: &[&str] = &[
-    "QUEUE_BUFFER_SIZE",
-    "QUEUE_TIMEOUT_MS",
-    "QUEUE_RETRY_COUNT",
-    "QUEUE_TICK_INTERVAL_MS",
-    "HEALTH_CHECK_TIMEOUT_MS",
-    "HEALTH_CHECK_CACHE_TTL_SEC",
-    "HEALTH_CHECK_ENABLED",
-    "POD_AVAILABILITY_RETRIES",
-    "MAX_CONCURRENT_HEALTH_CHECKS",
-    "POD_CACHE_REFRESH_INTERVAL_SEC",
-    "CACHE_MAX_SIZE",
-    "METRICS_COLLECTION_ENABLED",
-];
+/// Stands in for `agent.health_checks.enabled`.
+pub(crate) const PROBES_ENABLED: &str = "HEALTH_CHECK_ENABLED";
+/// Stands in for `agent.health_checks.at_once`.
+pub(crate) const PROBES_AT_ONCE: &str = "MAX_CONCURRENT_HEALTH_CHECKS";
+/// Stands in for `agent.health_checks.cache_ttl`, in seconds.
+pub(crate) const PROBES_CACHE_TTL: &str = "HEALTH_CHECK_CACHE_TTL_SEC";
+/// Stands in for `agent.cache_max_size`.
+pub(crate) const CACHE_MAX_SIZE: &str = "CACHE_MAX_SIZE";
+/// Stands in for `agent.metrics_collection`.
+pub(crate) const METRICS_COLLECTION: &str = "METRICS_COLLECTION_ENABLED";
+/// Stands in for `agent.resync`, in seconds.
+pub(crate) const RESYNC: &str = "POD_CACHE_REFRESH_INTERVAL_SEC";
+/// Stands in for `defaults.queue.size`.
+pub(crate) const QUEUE_SIZE: &str = "QUEUE_BUFFER_SIZE";
+/// Stands in for `defaults.queue.timeout`, in milliseconds.
+pub(crate) const QUEUE_TIMEOUT: &str = "QUEUE_TIMEOUT_MS";
+/// Stands in for `defaults.queue.attempts`.
+pub(crate) const QUEUE_ATTEMPTS: &str = "QUEUE_RETRY_COUNT";
+/// Stands in for `defaults.queue.tick`, in milliseconds.
+pub(crate) const QUEUE_TICK: &str = "QUEUE_TICK_INTERVAL_MS";
+/// Stands in for `defaults.health.timeout`, in milliseconds.
+pub(crate) const HEALTH_TIMEOUT: &str = "HEALTH_CHECK_TIMEOUT_MS";
+/// Stands in for `defaults.health.failures`.
+pub(crate) const HEALTH_FAILURES: &str = "POD_AVAILABILITY_RETRIES";
+
+/// What messages call a variable's value; the variable is named beside it.
+pub(crate) const VALUE: &str = "its value";
 
 /// A variable's value by its name. Pass [`process_environment`], or a table in a test.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -76,19 +88,6 @@ impl Variable {
         Written {
             text,
             place: Place::Variable(self.name),
-        }
-    }
-}
-
-/// Warns of variables that someone set for nothing.
-pub(crate) fn warn_of_those_without_effect(lookup: Lookup<'_>, findings: &mut Findings) {
-    for name in WITHOUT_EFFECT {
-        if Variable::look_up(lookup, name).is_some() {
-            findings.warn(
-                Place::Variable(name),
-                "it has no effect in this version",
-                "unset it, or leave it for a later version",
-            );
         }
     }
 }

@@ -22,7 +22,10 @@ pub(crate) struct Key {
     pub(crate) default: &'static str,
     pub(crate) required: bool,
     pub(crate) variable: Option<&'static str>,
+    /// Empty if it is another key's.
     pub(crate) meaning: &'static str,
+    /// The path below a service's settings of which this is another name.
+    pub(crate) short_for: Option<&'static str>,
     /// Whether this version goes by it.
     pub(crate) in_force: bool,
 }
@@ -40,6 +43,7 @@ const fn key(
         required: false,
         variable: None,
         meaning,
+        short_for: None,
         in_force: true,
     }
 }
@@ -53,6 +57,14 @@ const fn required(
     Key {
         required: true,
         ..key(name, values, example, meaning)
+    }
+}
+
+/// Another name of the setting at `long`.
+const fn short(name: &'static str, values: &'static str, long: &'static str) -> Key {
+    Key {
+        short_for: Some(long),
+        ..key(name, values, "null", "")
     }
 }
 
@@ -75,185 +87,386 @@ impl Key {
 /// Kinds of values, said the same way everywhere.
 const PATH: &str = "absolute path";
 const ADDRESS: &str = "`IP:PORT`, `[IPv6]:PORT`";
-const STRATEGY: &str = "`idle-first`";
-const ADMISSION: &str = "`connection`";
-const PROTOCOL: &str = "`tcp`, `http`";
-const LIMIT: &str = "0 to 1000000";
-
-const STRATEGY_MEANING: &str = "How a backend is picked among the available ones.";
-const ADMISSION_MEANING: &str = "What takes a slot.";
-const PROTOCOL_MEANING: &str = "What is spoken over the connections.";
-const LIMIT_MEANING: &str = "Requests that one backend may serve at a time; 0 is unlimited. \
-                             A backend of several services has the tightest of their limits.";
+const SWITCH: &str = "`true`, `false`";
+const ATTEMPTS: &str = "1 to 1000";
+const QUEUE_SIZE: &str = "0 to 100000";
 
 pub(crate) const SECTIONS: &[Section] = &[
-    Section {
-        path: "",
-        meaning: "The top of the file.",
-        keys: &[key(
-            "source",
-            "`file`",
-            "file",
-            "Where services come from: this file.",
-        )],
-    },
-    Section {
-        path: "agent",
-        meaning: "The agent itself. A change of these needs a restart.",
-        keys: &[
-            key(
-                "cgroup",
-                PATH,
-                "null",
-                "The cgroup (v2) whose processes are balanced. \
-                 Unset: the root of the unified hierarchy, which the agent finds.",
-            )
-            .or_variable(environment::CGROUP),
-            key(
-                "pin_path",
-                PATH,
-                "/sys/fs/bpf/idlefirst",
-                "The directory on a bpffs where programs and maps are pinned.",
-            )
-            .or_variable(environment::PIN_PATH),
-            key(
-                "admin",
-                "list of `unix:PATH`, `IP:PORT`",
-                "[\"unix:/run/idlefirst/admin.sock\", \"127.0.0.1:9090\"]",
-                "Where the admin API listens.",
-            )
-            .or_variable(environment::ADMIN),
-            key(
-                "metrics",
-                "`IP:PORT`, `none`",
-                "\"0.0.0.0:9102\"",
-                "Where metrics are served besides the admin API.",
-            )
-            .or_variable(environment::METRICS),
-            key(
-                "overflow",
-                "`auto`, IP address",
-                "auto",
-                "The address of this node on which the agent takes connections that found no \
-                 available backend.",
-            )
-            .without_effect(),
-        ],
-    },
-    Section {
-        path: "agent.log",
-        meaning: "What the agent logs.",
-        keys: &[
-            key(
-                "level",
-                "`error`, `warn`, `info`, `debug`, `trace`",
-                "info",
-                "The least severe level that is logged.",
-            )
-            .or_variable(environment::LOG_LEVEL),
-            key("format", "`text`, `json`", "text", "How a line looks.")
-                .or_variable(environment::LOG_FORMAT),
-        ],
-    },
-    Section {
-        path: "defaults",
-        meaning: "What holds for services that say nothing themselves.",
-        keys: &[
-            key("strategy", STRATEGY, "idle-first", STRATEGY_MEANING)
-                .or_variable(environment::STRATEGY),
-            key("max_inflight", LIMIT, "0", LIMIT_MEANING),
-            key("admission", ADMISSION, "connection", ADMISSION_MEANING),
-            key("protocol", PROTOCOL, "tcp", PROTOCOL_MEANING),
-        ],
-    },
-    Section {
-        path: "functions.NAME",
-        meaning: "Overrides for the service NAME, in any namespace, or for NAMESPACE/NAME, which \
-                  wins over the former. They win over the service's own keys.",
-        keys: &[
-            key(
-                "strategy",
-                STRATEGY,
-                "null",
-                "Overrides the service's strategy.",
-            ),
-            key(
-                "max_inflight",
-                LIMIT,
-                "null",
-                "Overrides the service's max_inflight.",
-            ),
-            key(
-                "queue_timeout_ms",
-                "0 to 3600000",
-                "null",
-                "The longest that a waiter waits, in milliseconds.",
-            )
-            .without_effect(),
-            key(
-                "queue_buffer_size",
-                "0 to 100000",
-                "null",
-                "The most waiters at a time.",
-            )
-            .without_effect(),
-            key(
-                "max_retries",
-                "0 to 1000",
-                "null",
-                "The most attempts to find a backend.",
-            )
-            .without_effect(),
-            key(
-                "health_check_interval_ms",
-                "10 to 3600000",
-                "null",
-                "Time between two probes of a backend, in milliseconds.",
-            )
-            .without_effect(),
-        ],
-    },
-    Section {
-        path: "services[]",
-        meaning: "What is balanced.",
-        keys: &[
-            required("name", "DNS label", "hello", "The service's name."),
-            key("namespace", "DNS label", "default", "Its namespace."),
-            key("protocol", PROTOCOL, "null", PROTOCOL_MEANING),
-            key("admission", ADMISSION, "null", ADMISSION_MEANING),
-            key("strategy", STRATEGY, "null", STRATEGY_MEANING),
-            key("max_inflight", LIMIT, "null", LIMIT_MEANING),
-            required(
-                "frontends",
-                "list of `IP:PORT`, `[IPv6]:PORT`",
-                "[\"10.96.0.10:8080\"]",
-                "What clients dial: at least one, and no other service's.",
-            ),
-            key(
-                "backends",
-                "list, see below",
-                "[]",
-                "What serves. While it is empty, every connection is refused.",
-            ),
-        ],
-    },
-    Section {
-        path: "services[].backends[]",
-        meaning: "One pod's address and port. In two services it is one backend with one count.",
-        keys: &[
-            required(
-                "address",
-                ADDRESS,
-                "\"10.1.0.2:8080\"",
-                "Where the backend listens. Not a frontend of any service.",
-            ),
-            key(
-                "weight",
-                "1 to 10000",
-                "1",
-                "Its share in weighted strategies.",
-            )
-            .without_effect(),
-        ],
-    },
+    TOP,
+    AGENT,
+    HEALTH_CHECKS,
+    LOG,
+    DEFAULTS,
+    QUEUE,
+    RATE_LIMIT,
+    HEALTH,
+    BREAKER,
+    FUNCTIONS,
+    SERVICES,
+    BACKENDS,
 ];
+
+const TOP: Section = Section {
+    path: "",
+    meaning: "The top of the file.",
+    keys: &[key(
+        "source",
+        "`file`",
+        "file",
+        "Where services come from: this file.",
+    )],
+};
+
+const AGENT: Section = Section {
+    path: "agent",
+    meaning: "The agent itself. A change of these needs a restart.",
+    keys: &[
+        key(
+            "cgroup",
+            PATH,
+            "null",
+            "The cgroup (v2) whose processes are balanced. \
+             Unset: the root of the unified hierarchy, which the agent finds.",
+        )
+        .or_variable(environment::CGROUP),
+        key(
+            "pin_path",
+            PATH,
+            "/sys/fs/bpf/idlefirst",
+            "The directory on a bpffs where programs and maps are pinned.",
+        )
+        .or_variable(environment::PIN_PATH),
+        key(
+            "admin",
+            "list of `unix:PATH`, `IP:PORT`",
+            "[\"unix:/run/idlefirst/admin.sock\", \"127.0.0.1:9090\"]",
+            "Where the admin API listens.",
+        )
+        .or_variable(environment::ADMIN),
+        key(
+            "metrics",
+            "`IP:PORT`, `none`",
+            "\"0.0.0.0:9102\"",
+            "Where metrics are served besides the admin API.",
+        )
+        .or_variable(environment::METRICS),
+        key(
+            "metrics_collection",
+            SWITCH,
+            "true",
+            "Whether metrics are collected and served at all.",
+        )
+        .or_variable(environment::METRICS_COLLECTION),
+        key(
+            "overflow",
+            "`auto`, an IP address, list of one IPv4 and one IPv6 address",
+            "auto",
+            "The addresses of this node on which the agent takes connections that found no \
+             available backend; clients must be able to reach them. A family without an address \
+             has no overflow.",
+        ),
+        key(
+            "workers",
+            "1 to 256",
+            "null",
+            "Threads that forward overflow. Unset: one per CPU.",
+        ),
+        key(
+            "cache_max_size",
+            "1 to 10000000",
+            "10000",
+            "Entries in any cache at most.",
+        )
+        .or_variable(environment::CACHE_MAX_SIZE),
+        key(
+            "resync",
+            "`1s` to `24h`",
+            "30s",
+            "How often endpoints are read again although nothing seems to have changed.",
+        )
+        .or_variable(environment::RESYNC),
+    ],
+};
+
+const HEALTH_CHECKS: Section = Section {
+    path: "agent.health_checks",
+    meaning: "What holds for all probes together.",
+    keys: &[
+        key("enabled", SWITCH, "true", "Whether anything is probed.")
+            .or_variable(environment::PROBES_ENABLED),
+        key(
+            "at_once",
+            "1 to 10000",
+            "50",
+            "Probes under way at once at most.",
+        )
+        .or_variable(environment::PROBES_AT_ONCE),
+        key(
+            "cache_ttl",
+            "`0ms` to `1h`",
+            "5s",
+            "How long a result holds for every service that shares the backend.",
+        )
+        .or_variable(environment::PROBES_CACHE_TTL),
+    ],
+};
+
+const LOG: Section = Section {
+    path: "agent.log",
+    meaning: "What the agent logs.",
+    keys: &[
+        key(
+            "level",
+            "`error`, `warn`, `info`, `debug`, `trace`",
+            "info",
+            "The least severe level that is logged.",
+        )
+        .or_variable(environment::LOG_LEVEL),
+        key("format", "`text`, `json`", "text", "How a line looks.")
+            .or_variable(environment::LOG_FORMAT),
+    ],
+};
+
+const DEFAULTS: Section = Section {
+    path: "defaults",
+    meaning: "What holds for services that say nothing themselves. Each of these keys, with the \
+              mappings below it, may also stand in a service and in its entry under functions.",
+    keys: &[
+        key(
+            "strategy",
+            "`idle-first`",
+            "idle-first",
+            "How a backend is picked among the available ones.",
+        )
+        .or_variable(environment::STRATEGY),
+        key(
+            "max_inflight",
+            "0 to 1000000",
+            "0",
+            "Requests that one backend may serve at a time; 0 is unlimited. A backend of several \
+             services has the tightest of their limits.",
+        ),
+        key(
+            "admission",
+            "`connection`, `request`",
+            "connection",
+            "What takes a slot: a connection until it ends, or (with protocol http only) one \
+             request in flight.",
+        ),
+        key(
+            "protocol",
+            "`tcp`, `http`",
+            "tcp",
+            "What is spoken over the connections.",
+        ),
+        key(
+            "on_agent_loss",
+            "`over-admit`, `refuse`",
+            "over-admit",
+            "What happens to overflow while the agent is gone: it goes to the least loaded \
+             healthy backend, even if that is full, or it is refused.",
+        ),
+        key(
+            "rate_limit",
+            "`none`, `{per_second: NUMBER, burst: NUMBER}`",
+            "none",
+            "The rate beyond which connections (with admission request: requests) are refused.",
+        ),
+    ],
+};
+
+const QUEUE: Section = Section {
+    path: "defaults.queue",
+    meaning: "Where what finds no available backend waits: first come, first served.",
+    keys: &[
+        key(
+            "size",
+            QUEUE_SIZE,
+            "10",
+            "Waiters at most; with 0 nobody waits.",
+        )
+        .or_variable(environment::QUEUE_SIZE),
+        key(
+            "timeout",
+            "`0ms` to `1h`, `auto`",
+            "100ms",
+            "Waiting time at most; `auto` follows the measured service time.",
+        )
+        .or_variable(environment::QUEUE_TIMEOUT),
+        key(
+            "attempts",
+            ATTEMPTS,
+            "10",
+            "Attempts to reach a backend at most.",
+        )
+        .or_variable(environment::QUEUE_ATTEMPTS),
+        short("retries", ATTEMPTS, "queue.attempts"),
+        key(
+            "tick",
+            "`1ms` to `1s`",
+            "10ms",
+            "How often waiters look for a slot unasked: a net only, since a freed slot wakes the \
+             first waiter at once.",
+        )
+        .or_variable(environment::QUEUE_TICK),
+        key(
+            "overtaking",
+            SWITCH,
+            "false",
+            "Whether newcomers may take a free slot before those who wait.",
+        ),
+        key(
+            "refuse",
+            "`agent`, `kernel`",
+            "agent",
+            "Who refuses what finds the queue full: the agent, which says why, or the kernel in \
+             connect(), at no cost to the agent.",
+        ),
+        key(
+            "adaptive",
+            SWITCH,
+            "false",
+            "Whether the size doubles, up to 100, under load, and goes back after it.",
+        ),
+    ],
+};
+
+const RATE_LIMIT: Section = Section {
+    path: "defaults.rate_limit",
+    meaning: "A token bucket: what a service takes. It is one setting: a mapping replaces that of \
+              a layer below as a whole.",
+    keys: &[
+        required(
+            "per_second",
+            "1 to 10000000",
+            "100",
+            "Connections (with admission request: requests) a second.",
+        ),
+        key(
+            "burst",
+            "1 to 1000000",
+            "null",
+            "How many may come at once after a quiet time. Unset: as many as a second gives, \
+             1000000 at most.",
+        ),
+    ],
+};
+
+const HEALTH: Section = Section {
+    path: "defaults.health",
+    meaning: "How backends are probed. A backend of several services is probed once.",
+    keys: &[
+        key(
+            "probe",
+            "`http`, `tcp`, `none`",
+            "null",
+            "What a probe does: GET, of which 200 is healthy and 429 is busy; connect; nothing. \
+             Unset: http if the protocol is http, none otherwise.",
+        ),
+        key(
+            "path",
+            "path, up to 1024 bytes",
+            "/_/health",
+            "What an HTTP probe asks for.",
+        ),
+        key(
+            "interval",
+            "`10ms` to `1h`",
+            "5s",
+            "From one probe to the next.",
+        ),
+        key(
+            "timeout",
+            "`1ms` to `1m`",
+            "500ms",
+            "How long a probe may take.",
+        )
+        .or_variable(environment::HEALTH_TIMEOUT),
+        key(
+            "failures",
+            "1 to 100",
+            "3",
+            "Consecutive failures that make a backend unhealthy.",
+        )
+        .or_variable(environment::HEALTH_FAILURES),
+    ],
+};
+
+const BREAKER: Section = Section {
+    path: "defaults.breaker",
+    meaning: "When a backend is shut out for failing.",
+    keys: &[
+        key(
+            "failures",
+            "0 to 1000",
+            "5",
+            "Consecutive failures that open the breaker; with 0 it never opens.",
+        ),
+        key(
+            "open",
+            "`1ms` to `1h`",
+            "30s",
+            "How long it stays open before one trial is let through.",
+        ),
+    ],
+};
+
+const FUNCTIONS: Section = Section {
+    path: "functions.NAME",
+    meaning: "Overrides for the service NAME, in any namespace, or for NAMESPACE/NAME, which wins \
+              over the former. They win over the service's own keys. Beside every key of defaults \
+              there are these short names, which may stand under defaults and in a service too; a \
+              short name and its long form in one mapping are an error.",
+    keys: &[
+        short("queue_timeout_ms", "0 to 3600000, `auto`", "queue.timeout"),
+        short("queue_buffer_size", QUEUE_SIZE, "queue.size"),
+        short("max_retries", ATTEMPTS, "queue.attempts"),
+        short(
+            "health_check_interval_ms",
+            "10 to 3600000",
+            "health.interval",
+        ),
+    ],
+};
+
+const SERVICES: Section = Section {
+    path: "services[]",
+    meaning: "What is balanced. Beside these keys there are all those of defaults, and the short \
+              names.",
+    keys: &[
+        required("name", "DNS label", "hello", "The service's name."),
+        key("namespace", "DNS label", "default", "Its namespace."),
+        required(
+            "frontends",
+            "list of `IP:PORT`, `[IPv6]:PORT`",
+            "[\"10.96.0.10:8080\"]",
+            "What clients dial: at least one, and no other service's.",
+        ),
+        key(
+            "backends",
+            "list, see below",
+            "[]",
+            "What serves. While it is empty, every connection is refused.",
+        ),
+    ],
+};
+
+const BACKENDS: Section = Section {
+    path: "services[].backends[]",
+    meaning: "One pod's address and port. In two services it is one backend with one count.",
+    keys: &[
+        required(
+            "address",
+            ADDRESS,
+            "\"10.1.0.2:8080\"",
+            "Where the backend listens. Not a frontend of any service.",
+        ),
+        key(
+            "weight",
+            "1 to 10000",
+            "1",
+            "Its share in weighted strategies.",
+        )
+        .without_effect(),
+    ],
+};

@@ -1,21 +1,26 @@
 //! The configuration: one YAML file, the environment over it, flags over both.
 //!
-//! Owns the way from text to checked types: `raw` reads the shape, `agent`, `defaults` and
+//! Owns the way from text to checked types: `raw` reads the shape, `agent`, `settings` and
 //! `services` check the values, and every problem found is reported at once with its line. It
 //! refuses whatever it does not understand; nothing is half-applied, because there is no
 //! [`Config`] unless everything in it is good. The agent loads it at start and at each change of
 //! the file; the CLI checks and documents it. [`Config::load`] reads one file; all else is pure.
 
 mod agent;
+mod agreement;
+mod bounds;
 mod claims;
-mod defaults;
 mod environment;
+mod functions;
 mod keys;
 mod listen;
+mod overflow;
 mod problem;
 mod raw;
 mod reference;
 mod services;
+mod settings;
+mod shape;
 mod supported;
 mod syntax;
 mod value;
@@ -27,15 +32,15 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overflow, Overrides, ProbeConfig};
-pub use defaults::Defaults;
+pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overrides, ProbeConfig};
 pub use environment::{Lookup, process_environment};
 pub use listen::{AdminAddress, ListenFault, Metrics};
+pub use overflow::Overflow;
 pub use problem::{ConfigError, MAX_SHOWN, Problem};
 pub use reference::{defaults_yaml, reference_markdown};
 
-use crate::model::{DesiredState, words};
-use defaults::Functions;
+use crate::model::{DesiredState, Origin, Settings, words};
+use functions::Functions;
 use problem::{Findings, Place};
 use raw::{MAX_FILE_BYTES, RawConfig};
 
@@ -61,7 +66,7 @@ pub struct Config {
     /// The agent's own settings.
     pub agent: AgentConfig,
     /// What holds for services that say nothing themselves.
-    pub defaults: Defaults,
+    pub defaults: Settings,
     services: DesiredState,
 }
 
@@ -155,16 +160,21 @@ impl Config {
             .and_then(|text| value::word((&text).into(), supported::SOURCES, findings))
             .unwrap_or_default();
         let agent = agent::check(&raw.agent.unwrap_or_default(), lookup, findings);
-        let defaults =
-            defaults::check_defaults(&raw.defaults.unwrap_or_default(), lookup, findings);
+        let defaults = settings::read(
+            &raw.defaults.unwrap_or_default(),
+            Origin::Defaults,
+            findings,
+        );
+        let defaults = settings::of_environment(lookup, findings).over(&defaults);
+        agreement::of_defaults(&defaults, findings);
         let functions = Functions::check(raw.functions.unwrap_or_default(), findings);
-        environment::warn_of_those_without_effect(lookup, findings);
         let services = raw.services.unwrap_or_default();
+        let services = services::check(services, &defaults, functions, findings);
         Self {
             source,
             agent,
-            defaults,
-            services: services::check(&services, defaults, functions, findings),
+            defaults: defaults.settings,
+            services,
         }
     }
 }

@@ -6,13 +6,13 @@
 //! first. Only `config` uses it; only this file and `syntax` name the YAML library.
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::problem::{Problem, Spot};
+use super::shape::{Bounded, Other, WordOr};
 use super::syntax;
 use crate::model::{MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE, MAX_SERVICES};
 
@@ -41,7 +41,7 @@ pub(crate) type Text = At<Box<str>>;
 pub(crate) struct RawConfig {
     pub(crate) source: Option<Text>,
     pub(crate) agent: Option<RawAgent>,
-    pub(crate) defaults: Option<RawDefaults>,
+    pub(crate) defaults: Option<RawSettings>,
     pub(crate) functions: Option<RawFunctions>,
     pub(crate) services: Option<Bounded<At<RawService>, MAX_SERVICES>>,
 }
@@ -53,8 +53,21 @@ pub(crate) struct RawAgent {
     pub(crate) pin_path: Option<Text>,
     pub(crate) admin: Option<Vec<Text>>,
     pub(crate) metrics: Option<Text>,
-    pub(crate) overflow: Option<Text>,
+    pub(crate) overflow: Option<At<WordOr<Vec<Text>>>>,
+    pub(crate) workers: Option<Text>,
+    pub(crate) health_checks: Option<RawProbes>,
+    pub(crate) cache_max_size: Option<Text>,
+    pub(crate) metrics_collection: Option<Text>,
+    pub(crate) resync: Option<Text>,
     pub(crate) log: Option<RawLog>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawProbes {
+    pub(crate) enabled: Option<Text>,
+    pub(crate) at_once: Option<Text>,
+    pub(crate) cache_ttl: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,37 +77,88 @@ pub(crate) struct RawLog {
     pub(crate) format: Option<Text>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawDefaults {
-    pub(crate) strategy: Option<Text>,
-    pub(crate) max_inflight: Option<Text>,
-    pub(crate) admission: Option<Text>,
-    pub(crate) protocol: Option<Text>,
+/// Declares the settings of a service once, for both mappings that may hold them: with nothing
+/// else, and among the other keys of a service.
+macro_rules! settings {
+    ($($key:ident: $value:ty,)*) => {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct RawSettings {
+            $(pub(crate) $key: Option<$value>,)*
+        }
+
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct RawService {
+            pub(crate) name: Option<Text>,
+            pub(crate) namespace: Option<Text>,
+            pub(crate) frontends: Option<Bounded<Text, MAX_FRONTENDS_PER_SERVICE>>,
+            pub(crate) backends: Option<At<Bounded<At<RawBackend>, MAX_BACKENDS_PER_SERVICE>>>,
+            $($key: Option<$value>,)*
+        }
+
+        impl RawService {
+            /// The settings, which are none of the service's afterwards.
+            pub(crate) fn take_settings(&mut self) -> RawSettings {
+                RawSettings {
+                    $($key: self.$key.take(),)*
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    protocol: Text,
+    admission: Text,
+    strategy: Text,
+    max_inflight: Text,
+    queue: Box<RawQueue>,
+    rate_limit: At<WordOr<RawRateLimit>>,
+    on_agent_loss: Text,
+    health: Box<RawHealth>,
+    breaker: RawBreaker,
+    queue_timeout_ms: Text,
+    queue_buffer_size: Text,
+    max_retries: Text,
+    health_check_interval_ms: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct RawFunction {
-    pub(crate) strategy: Option<Text>,
-    pub(crate) max_inflight: Option<Text>,
-    pub(crate) queue_timeout_ms: Option<Text>,
-    pub(crate) queue_buffer_size: Option<Text>,
-    pub(crate) max_retries: Option<Text>,
-    pub(crate) health_check_interval_ms: Option<Text>,
+pub(crate) struct RawQueue {
+    pub(crate) size: Option<Text>,
+    pub(crate) timeout: Option<Text>,
+    pub(crate) attempts: Option<Text>,
+    pub(crate) retries: Option<Text>,
+    pub(crate) tick: Option<Text>,
+    pub(crate) overtaking: Option<Text>,
+    pub(crate) refuse: Option<Text>,
+    pub(crate) adaptive: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct RawService {
-    pub(crate) name: Option<Text>,
-    pub(crate) namespace: Option<Text>,
-    pub(crate) protocol: Option<Text>,
-    pub(crate) admission: Option<Text>,
-    pub(crate) strategy: Option<Text>,
-    pub(crate) max_inflight: Option<Text>,
-    pub(crate) frontends: Option<Bounded<Text, MAX_FRONTENDS_PER_SERVICE>>,
-    pub(crate) backends: Option<At<Bounded<At<RawBackend>, MAX_BACKENDS_PER_SERVICE>>>,
+pub(crate) struct RawRateLimit {
+    pub(crate) per_second: Option<Text>,
+    pub(crate) burst: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawHealth {
+    pub(crate) probe: Option<Text>,
+    pub(crate) path: Option<Text>,
+    pub(crate) interval: Option<Text>,
+    pub(crate) timeout: Option<Text>,
+    pub(crate) failures: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawBreaker {
+    pub(crate) failures: Option<Text>,
+    pub(crate) open: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -104,27 +168,19 @@ pub(crate) struct RawBackend {
     pub(crate) weight: Option<Text>,
 }
 
-/// A list of which at most `MOST` entries are kept, however long it is in the file.
-#[derive(Debug)]
-pub(crate) struct Bounded<T, const MOST: usize> {
-    /// The first entries.
-    pub(crate) items: Vec<T>,
-    /// How many entries there are in the file.
-    pub(crate) total: usize,
+impl Other<'_> for Vec<Text> {
+    const SHAPE: &'static str = "a list";
+    const IS_LIST: bool = true;
 }
 
-impl<T, const MOST: usize> Default for Bounded<T, MOST> {
-    fn default() -> Self {
-        Self {
-            items: Vec::new(),
-            total: 0,
-        }
-    }
+impl Other<'_> for RawRateLimit {
+    const SHAPE: &'static str = "a mapping: {per_second: 100, burst: 20}";
+    const IS_LIST: bool = false;
 }
 
 /// The mapping under `functions:`, in the order written and with the places of its keys.
 #[derive(Debug, Default)]
-pub(crate) struct RawFunctions(pub(crate) Vec<(Text, Option<RawFunction>)>);
+pub(crate) struct RawFunctions(pub(crate) Vec<(Text, Option<RawSettings>)>);
 
 /// Reads the text of a configuration file.
 pub(crate) fn read(text: &str) -> Result<RawConfig, Problem> {
@@ -165,37 +221,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
             value: spanned.value,
             spot,
         })
-    }
-}
-
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Bounded<T, MOST> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<T, const MOST: usize>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Entries<T, MOST> {
-            type Value = Bounded<T, MOST>;
-
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut bounded = Bounded::default();
-                while bounded.items.len() < MOST {
-                    let Some(item) = list.next_element()? else {
-                        break;
-                    };
-                    bounded.items.push(item);
-                }
-                bounded.total = bounded.items.len();
-                while list.next_element::<IgnoredAny>()?.is_some() {
-                    bounded.total += 1;
-                }
-                Ok(bounded)
-            }
-        }
-
-        deserializer.deserialize_seq(Entries(PhantomData))
     }
 }
 

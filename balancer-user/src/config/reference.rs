@@ -3,11 +3,12 @@
 //! Called by the CLI (`config defaults`) and by the test that holds `docs/configuration.md`
 //! against the code.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use super::keys::{Key, SECTIONS, Section};
+use super::problem;
 use super::raw::MAX_FILE_BYTES;
-use super::{environment, problem};
 use crate::model::{
     MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE, MAX_SERVICES,
     MAX_SERVICES_PER_BACKEND,
@@ -27,18 +28,32 @@ pub fn defaults_yaml() -> String {
     for section in SECTIONS {
         let rendered = match section.path {
             "" => top(&mut out, section),
-            "agent" | "defaults" => mapping(&mut out, section, section.path, 0),
-            "agent.log" => mapping(&mut out, section, "log", 1),
             "functions.NAME" => {
                 let opening = &["functions:", "  hello:"];
                 repeating(&mut out, section, "\nfunctions: {}\n", opening)
             }
             "services[]" => repeating(&mut out, section, "\nservices: []\n", &["services:", "  -"]),
-            _ => repeating(&mut out, section, "", &["    backends:", "      -"]),
+            "services[].backends[]" => {
+                repeating(&mut out, section, "", &["    backends:", "      -"])
+            }
+            path => match path.rsplit_once('.') {
+                Some((outer, name)) if has_key(outer, name) => Ok(()),
+                Some((_, name)) => mapping(&mut out, section, name, 1),
+                None => mapping(&mut out, section, path, 0),
+            },
         };
         rendered.expect("writing to a String cannot fail");
     }
     out
+}
+
+/// Whether the section at `path` has this key: then its default is no mapping.
+fn has_key(path: &str, name: &str) -> bool {
+    let mut keys = SECTIONS
+        .iter()
+        .filter(|section| section.path == path)
+        .flat_map(|section| section.keys);
+    keys.any(|key| key.name == name)
 }
 
 fn top(out: &mut String, section: &Section) -> fmt::Result {
@@ -54,10 +69,11 @@ fn mapping(out: &mut String, section: &Section, name: &str, depth: usize) -> fmt
     writeln!(out)?;
     comment(out, &outer, section.meaning)?;
     writeln!(out, "{outer}{name}:")?;
-    section
-        .keys
-        .iter()
-        .try_for_each(|key| live_key(out, key, &inner))
+    let long = section.keys.iter().filter(|key| key.short_for.is_none());
+    for key in long {
+        live_key(out, key, &inner)?;
+    }
+    Ok(())
 }
 
 fn live_key(out: &mut String, key: &Key, indent: &str) -> fmt::Result {
@@ -102,7 +118,7 @@ fn comment(out: &mut String, indent: &str, text: &str) -> fmt::Result {
 
 /// A sentence or two on a key, as plain text.
 fn about(key: &Key) -> String {
-    let mut about = format!("{} Values: {}.", key.meaning, key.values.replace('`', ""));
+    let mut about = format!("{} Values: {}.", meaning(key), key.values).replace('`', "");
     if let Some(variable) = key.variable {
         about.push_str(&format!(" Environment: {variable}."));
     }
@@ -110,6 +126,13 @@ fn about(key: &Key) -> String {
         about.push_str(" Has no effect in this version.");
     }
     about
+}
+
+fn meaning(key: &Key) -> Cow<'static, str> {
+    match key.short_for {
+        Some(long) => format!("Another name for `{long}`.").into(),
+        None => key.meaning.into(),
+    }
 }
 
 /// The reference of the configuration: `docs/configuration.md`.
@@ -135,6 +158,9 @@ what is wrong with a file. Examples are in [examples](examples/).
 Environment variables win over the file, flags over both. An empty variable counts as unset.
 A variable stands in for exactly one key of the file, named below; in `IDLEFIRST_ADMIN` the
 entries are separated by commas.
+
+A time is a whole number and its unit (ms, s, m or h), as in `100ms` or `5s`. Variables in `_MS` and
+`_SEC`, and short names in `_ms`, hold a bare number of that unit.
 
 A setting of a service comes from the first of these that has it: its entry under `functions:`,
 the service's own key, the environment, `defaults:`, the built-in default. The admin API shows
@@ -175,7 +201,9 @@ fn section_markdown(out: &mut String, section: &Section) -> fmt::Result {
         writeln!(
             out,
             "| `{}` | {} | {default} | {variable} | {}{note} |",
-            key.name, key.values, key.meaning
+            key.name,
+            key.values,
+            meaning(key)
         )?;
     }
     Ok(())
@@ -201,14 +229,5 @@ fn limits_markdown(out: &mut String) -> fmt::Result {
         out,
         "| size of the file | {} MiB |",
         MAX_FILE_BYTES / (1024 * 1024)
-    )?;
-    writeln!(
-        out,
-        "\n## Variables without effect\n\nThese are reserved; setting one is warned about: {}.",
-        environment::WITHOUT_EFFECT
-            .iter()
-            .map(|name| format!("`{name}`"))
-            .collect::<Vec<_>>()
-            .join(", ")
     )
 }

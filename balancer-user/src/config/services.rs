@@ -5,21 +5,24 @@
 
 use std::net::SocketAddr;
 
+use super::agreement;
 use super::claims::Claims;
-use super::defaults::{Defaults, Functions, Layer};
+use super::functions::Functions;
 use super::problem::Findings;
-use super::raw::{At, Bounded, RawBackend, RawService, Text};
+use super::raw::{At, RawBackend, RawService, Text};
+use super::settings::{self, Layer};
+use super::shape::Bounded;
 use super::value;
 use crate::model::{
-    Admission, Backend, BreakerSettings, DesiredState, HealthSettings, MAX_BACKENDS_PER_SERVICE,
-    MAX_FRONTENDS_PER_SERVICE, MAX_SERVICES, MAX_WEIGHT, NameFault, OnAgentLoss, Origin, Protocol,
-    QueueSettings, Service, ServiceName, Setting, check_backend, check_frontend, check_label,
+    Backend, DesiredState, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE, MAX_SERVICES,
+    MAX_WEIGHT, NameFault, Origin, Service, ServiceName, check_backend, check_frontend,
+    check_label,
 };
 
 /// Checks `services:`.
 pub(crate) fn check(
-    raw: &Bounded<At<RawService>, MAX_SERVICES>,
-    defaults: Defaults,
+    raw: Bounded<At<RawService>, MAX_SERVICES>,
+    defaults: &Layer,
     mut functions: Functions,
     findings: &mut Findings,
 ) -> DesiredState {
@@ -40,7 +43,7 @@ pub(crate) fn check(
         claims: Claims::default(),
     };
     let mut state = DesiredState::default();
-    for service in &raw.items {
+    for service in raw.items {
         if let Some(service) = checker.service(service, defaults, &mut functions) {
             state.services.insert(service.name.clone(), service);
         }
@@ -61,30 +64,23 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn service(
         &mut self,
-        at: &At<RawService>,
-        defaults: Defaults,
+        mut at: At<RawService>,
+        defaults: &Layer,
         functions: &mut Functions,
     ) -> Option<Service> {
-        let raw = &at.value;
-        let name = self.name(at);
-        let settings = self.settings(at, defaults, name.as_ref(), functions);
-        let frontends = self.frontends(at);
-        let backends = self.backends(raw, settings.max_inflight.value);
-        self.families_fit(at, &frontends, &backends);
-        name.map(|name| Service {
-            name,
-            protocol: settings.protocol,
-            admission: settings.admission,
-            strategy: settings.strategy,
-            max_inflight: settings.max_inflight,
-            queue: QueueSettings::default(),
-            rate_limit: Setting::built_in(None),
-            on_agent_loss: Setting::built_in(OnAgentLoss::default()),
-            health: HealthSettings::default(),
-            breaker: BreakerSettings::default(),
-            frontends,
-            backends,
-        })
+        let name = self.name(&at);
+        let raw = at.value.take_settings();
+        let own = settings::read(&raw, Origin::Service, self.findings).over(defaults);
+        let layer = match &name {
+            Some(name) => functions.over(own, name),
+            None => own,
+        };
+        agreement::of_service(&layer, self.claims.label(), at.spot, self.findings);
+        let settings = layer.settings;
+        let frontends = self.frontends(&at);
+        let backends = self.backends(&at.value, settings.max_inflight.value);
+        self.families_fit(&at, &frontends, &backends);
+        name.map(|name| Service::new(name, settings, frontends, backends))
     }
 
     /// The service's name, if it is good; in any case the service has a label from here on.
@@ -125,42 +121,6 @@ impl Checker<'_> {
             );
         };
         check_label(&text.value).map_err(reject).is_ok()
-    }
-
-    fn settings(
-        &mut self,
-        at: &At<RawService>,
-        defaults: Defaults,
-        name: Option<&ServiceName>,
-        functions: &mut Functions,
-    ) -> Defaults {
-        let raw = &at.value;
-        let own = Layer::check(
-            raw.protocol.as_ref(),
-            raw.admission.as_ref(),
-            raw.strategy.as_ref(),
-            raw.max_inflight.as_ref(),
-            self.findings,
-        );
-        let settings = own.over(defaults, Origin::Service);
-        let settings = match name {
-            Some(name) => functions.over(settings, name),
-            None => settings,
-        };
-        let by_request = settings.admission.value == Admission::Request;
-        if by_request && settings.protocol.value != Protocol::Http {
-            let spot = raw.admission.as_ref().map_or(at.spot, |text| text.spot);
-            self.findings.reject(
-                spot,
-                format!(
-                    "admission request counts HTTP requests, but the protocol of {} is {}",
-                    self.claims.label(),
-                    settings.protocol.value
-                ),
-                "set `protocol: http`, or `admission: connection`",
-            );
-        }
-        settings
     }
 
     fn frontends(&mut self, at: &At<RawService>) -> Vec<SocketAddr> {

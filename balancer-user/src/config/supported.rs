@@ -11,5 +11,5 @@ pub(crate) const SOURCES: &[Source] = &[Source::File];
 /// Strategies that the kernel programs have.
 pub(crate) const STRATEGIES: &[Strategy] = &[Strategy::IdleFirst];
 
-/// Admissions that the kernel programs have.
-pub(crate) const ADMISSIONS: &[Admission] = &[Admission::Connection];
+/// Admissions that the kernel programs and the agent have.
+pub(crate) const ADMISSIONS: &[Admission] = &[Admission::Connection, Admission::Request];

@@ -50,6 +50,10 @@ fn say(error: &Error, line: &str) -> (String, String) {
             "keep one of them".to_owned(),
         ),
         Error::Unexpected { expected, .. } => wrong_shape(expected),
+        Error::SerdeInvalidType { expected, .. } => (
+            "a list or a mapping is here where it means nothing".to_owned(),
+            format!("write a single value, or {expected}"),
+        ),
         Error::NullIntoString { .. } => (
             "a value is missing here".to_owned(),
             "write one, or remove the entry".to_owned(),

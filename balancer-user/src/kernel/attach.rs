@@ -19,12 +19,15 @@ const ON_CGROUP: [&str; 6] = [
     "idle_connect6",
 ];
 
+/// The look-up of listeners in the agent's network namespace.
+const ON_NETNS: &str = "idle_admit";
+
 /// The iterator over steered sockets.
 pub(super) const DUMP: &str = "idle_dump";
 
 /// Every program of the object.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    ON_CGROUP.into_iter().chain([DUMP])
+    ON_CGROUP.into_iter().chain([ON_NETNS, DUMP])
 }
 
 /// With links, the kernel adds multi semantics by itself, and any other mode is
@@ -39,6 +42,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
             Program::SockOps(program) => program.load(),
+            Program::SkLookup(program) => program.load(),
             Program::Iter(program) => program.load("bpf_sk_storage_map", &btf),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
@@ -50,8 +54,21 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Attaches the programs to the cgroup.
-pub(super) fn attach(ebpf: &mut Ebpf, cgroup: &File, path: &Path) -> Result<(), KernelError> {
+/// Attaches the programs to the agent's network namespace and to the cgroup.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    netns: &File,
+    cgroup: &File,
+    path: &Path,
+) -> Result<(), KernelError> {
+    let result = match program(ebpf, ON_NETNS)? {
+        Program::SkLookup(program) => program.attach(netns).map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    result.map_err(|source| KernelError::AttachNetns {
+        program: ON_NETNS,
+        source: Box::new(source),
+    })?;
     for name in ON_CGROUP {
         let result = match program(ebpf, name)? {
             Program::CgroupSockAddr(program) => program.attach(cgroup, MODE).map(drop),
@@ -67,8 +84,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, cgroup: &File, path: &Path) -> Result<(), 
 /// Takes the programs off the cgroup, takers first, so that no slot is taken
 /// any more while the trackers still give them back.
 pub(super) fn detach(ebpf: &mut Ebpf) {
-    for name in ON_CGROUP.into_iter().rev() {
+    for name in ON_CGROUP.into_iter().rev().chain([ON_NETNS]) {
         let result = match program(ebpf, name) {
+            Ok(Program::SkLookup(program)) => program.unload(),
             Ok(Program::CgroupSockAddr(program)) => program.unload(),
             Ok(Program::CgroupSock(program)) => program.unload(),
             Ok(Program::SockOps(program)) => program.unload(),

@@ -10,7 +10,7 @@ use std::{
 use balancer_common::{
     address::{Address, Port},
     atomic::load,
-    connection::{Connection, HELD_SLOT},
+    connection::{Connection, HELD_SLOT, STEERED_TO_AGENT},
 };
 
 /// One steered socket.
@@ -31,6 +31,9 @@ pub struct LiveConnection {
     /// Whether it holds a slot: not after either side has ended the connection,
     /// though the socket may live on.
     pub holds_slot: bool,
+    /// Whether it was steered to the agent; then `backend` is the agent's address, and neither
+    /// `backend_id` nor `generation` mean anything.
+    pub is_to_agent: bool,
     /// When it was steered, on the monotonic clock.
     pub steered_at: Duration,
 }
@@ -66,6 +69,7 @@ fn decode(record: &Connection) -> LiveConnection {
         backend_id: record.backend,
         generation: record.generation,
         holds_slot: load(&record.held) == HELD_SLOT,
+        is_to_agent: record.flags & STEERED_TO_AGENT != 0,
         steered_at: Duration::from_nanos(record.steered_at_ns),
     }
 }

@@ -112,6 +112,14 @@ pub enum KernelError {
         /// From aya.
         source: Box<aya::programs::ProgramError>,
     },
+    /// A program could not be attached to the agent's network namespace.
+    #[error("cannot attach {program} to the agent's network namespace: {source}")]
+    AttachNetns {
+        /// Our program.
+        program: &'static str,
+        /// From aya.
+        source: Box<aya::programs::ProgramError>,
+    },
     /// A program could not be loaded.
     #[error("the kernel does not accept program {program}: {source}")]
     Load {

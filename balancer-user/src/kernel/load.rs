@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,19 +11,23 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     programs::Program,
 };
 use balancer_common::{
     address::FrontendKey,
-    connection::AgentState,
+    connection::{AgentState, FlowTarget},
     counter::{FAULTS, ServiceCounters},
     histogram, maps,
 };
 
 use super::{
-    KernelError, LiveConnection, Memory, attach, cgroup, connections, lock, log, pins::Pins,
-    preflight, syscall,
+    Events, KernelError, LiveConnection, Memory, attach, cgroup, connections, lock, log,
+    overflow::{self, OverflowMaps},
+    pins::Pins,
+    preflight,
+    record::Record,
+    syscall,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/idlefirst.bpf.o"));
@@ -58,12 +63,16 @@ pub struct Kernel {
     counters: Mutex<PerCpuArray<MapData, ServiceCounters>>,
     faults: PerCpuArray<MapData, u64>,
     decision_time: PerCpuArray<MapData, u64>,
-    agent: Mutex<Array<MapData, [u64; 2]>>,
+    agent: Mutex<Array<MapData, Record<AgentState>>>,
+    overflow: OverflowMaps,
+    events: Mutex<Option<RingBuf<MapData>>>,
     ebpf: Mutex<Ebpf>,
     /// Possible CPUs: values of a per-CPU map.
     cpus: usize,
     cgroup_path: PathBuf,
     cgroup: File,
+    netns: File,
+    netns_cookie: u64,
     _locks: Vec<File>,
     _pins: Pins,
 }
@@ -101,11 +110,26 @@ impl Kernel {
             faults: typed(take(&mut ebpf, maps::FAULTS)?, maps::FAULTS)?,
             decision_time: typed(take(&mut ebpf, maps::DECISION_TIME)?, maps::DECISION_TIME)?,
             agent: Mutex::new(typed(take(&mut ebpf, maps::AGENT)?, maps::AGENT)?),
+            overflow: OverflowMaps {
+                flows: Mutex::new(typed(
+                    take(&mut ebpf, maps::OVERFLOW_FLOWS)?,
+                    maps::OVERFLOW_FLOWS,
+                )?),
+                listeners: Mutex::new(typed(
+                    take(&mut ebpf, maps::OVERFLOW_SOCK)?,
+                    maps::OVERFLOW_SOCK,
+                )?),
+            },
+            events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             ebpf: Mutex::new(ebpf),
             cpus: aya::util::nr_cpus()
                 .map_err(|(_, error)| KernelError::system("counting CPUs")(error))?,
             cgroup_path,
             cgroup,
+            netns: overflow::own_netns()?,
+            netns_cookie: overflow::own_netns_cookie().map_err(KernelError::system(
+                "reading the network namespace's cookie",
+            ))?,
             _locks: locks,
             _pins: pins,
         })
@@ -116,7 +140,12 @@ impl Kernel {
     /// # Errors
     /// If the kernel or a program of someone else forbids it.
     pub fn attach(&self) -> Result<(), KernelError> {
-        attach::attach(&mut held(&self.ebpf), &self.cgroup, &self.cgroup_path)
+        attach::attach(
+            &mut held(&self.ebpf),
+            &self.netns,
+            &self.cgroup,
+            &self.cgroup_path,
+        )
     }
 
     /// Detaches the programs: connects are not steered any more, and slots of
@@ -228,14 +257,8 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be written.
     pub fn put_agent_state(&self, state: AgentState) -> Result<(), KernelError> {
-        let words = [
-            state.heartbeat_ns,
-            u64::from(state.abi) | u64::from(state.switches) << 32,
-        ];
-        #[cfg(target_endian = "big")]
-        let words = [words[0], words[1].rotate_left(32)];
         held(&self.agent)
-            .set(0, words, 0)
+            .set(0, Record(state), 0)
             .map_err(KernelError::map("write to", maps::AGENT))
     }
 
@@ -244,16 +267,51 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be read.
     pub fn agent_state(&self) -> Result<AgentState, KernelError> {
-        let [heartbeat_ns, rest] = held(&self.agent)
+        let state = held(&self.agent)
             .get(&0, 0)
             .map_err(KernelError::map("read", maps::AGENT))?;
-        #[cfg(target_endian = "big")]
-        let rest = rest.rotate_left(32);
-        Ok(AgentState {
-            heartbeat_ns,
-            abi: rest as u32,
-            switches: (rest >> 32) as u32,
-        })
+        Ok(*state)
+    }
+
+    /// The cookie of the network namespace that the agent works in.
+    pub fn netns_cookie(&self) -> u64 {
+        self.netns_cookie
+    }
+
+    /// Lets connections that the programs send to the agent arrive at this listening socket. It
+    /// must be in the agent's network namespace, and is forgotten when it is closed.
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub fn set_listener(&self, is_v4: bool, listener: &impl AsRawFd) -> Result<(), KernelError> {
+        self.overflow.set_listener(is_v4, listener)
+    }
+
+    /// Takes over a connection that the programs sent to the agent, by its client's address.
+    /// `None` if they did not, or if the client is gone already. The caller has its count in the
+    /// service's `waiting` word from here on.
+    ///
+    /// # Errors
+    /// If the map cannot be used.
+    pub fn claim_flow(&self, client: SocketAddr) -> Result<Option<FlowTarget>, KernelError> {
+        self.overflow.claim(client)
+    }
+
+    /// Every connection that is on its way to the agent: where it comes from, what it dialled, and
+    /// when.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn flows(&self) -> Result<Vec<(SocketAddr, FlowTarget)>, KernelError> {
+        self.overflow.flows()
+    }
+
+    /// What the programs tell, for the one who asks first; `None` for anyone else.
+    ///
+    /// # Errors
+    /// If the ring buffer cannot be waited for. Must be called inside a runtime.
+    pub fn events(&self) -> Result<Option<Events>, KernelError> {
+        held(&self.events).take().map(Events::new).transpose()
     }
 
     /// Every steered socket that is alive, in every network namespace.
@@ -347,7 +405,7 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
         .ok_or(KernelError::Missing { what: "map", name })
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves these handles usable.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

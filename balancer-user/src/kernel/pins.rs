@@ -12,7 +12,7 @@ use balancer_common::maps;
 use super::{KernelError, lock, preflight};
 
 /// The maps that are pinned, under their own names.
-pub(super) const PINNED: [&str; 9] = [
+pub(super) const PINNED: [&str; 12] = [
     maps::FRONTENDS,
     maps::SERVICES,
     maps::LEAVES,
@@ -22,6 +22,9 @@ pub(super) const PINNED: [&str; 9] = [
     maps::FAULTS,
     maps::DECISION_TIME,
     maps::AGENT,
+    maps::OVERFLOW_FLOWS,
+    maps::OVERFLOW_SOCK,
+    maps::EVENTS,
 ];
 
 /// The agent's directory on the BPF file system. Dropping it removes the pins

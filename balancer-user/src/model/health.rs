@@ -3,7 +3,10 @@
 //! A backend that several services name is probed once, by the settings of the first of them that
 //! probes at all, in the order of their names; the shortest of their intervals holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use super::{Protocol, Setting, strategy::words};
 
@@ -49,11 +52,14 @@ impl HealthSettings {
     }
 }
 
+/// One text for all services that name no path of their own.
+static DEFAULT_PATH: LazyLock<Arc<str>> = LazyLock::new(|| HealthSettings::DEFAULT_PATH.into());
+
 impl Default for HealthSettings {
     fn default() -> Self {
         Self {
             probe: None,
-            path: Setting::built_in(Self::DEFAULT_PATH.into()),
+            path: Setting::built_in(DEFAULT_PATH.clone()),
             interval: Setting::built_in(Duration::from_secs(5)),
             timeout: Setting::built_in(Duration::from_millis(500)),
             failures: Setting::built_in(3),

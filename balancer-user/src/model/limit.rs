@@ -33,6 +33,9 @@ pub const MAX_NAME_BYTES: usize = 63;
 /// The largest queue of one service, in waiters.
 pub const MAX_QUEUE_SIZE: u32 = 100_000;
 
+/// What an adaptive queue grows to, in waiters.
+pub const MAX_ADAPTIVE_QUEUE_SIZE: u32 = 100;
+
 /// The highest rate limit, in tokens a second.
 pub const MAX_RATE_PER_SECOND: u32 = 10_000_000;
 

@@ -12,18 +12,20 @@ mod name;
 mod overflow;
 mod service;
 mod setting;
+mod settings;
 mod strategy;
 
 pub use address::{AddressFault, canonical, check_backend, check_frontend, parse_address};
 pub use health::{HealthSettings, Probe};
 pub use limit::{
-    MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS, MAX_FRONTENDS_PER_SERVICE, MAX_INFLIGHT,
-    MAX_NAME_BYTES, MAX_QUEUE_SIZE, MAX_RATE_BURST, MAX_RATE_PER_SECOND, MAX_SERVICES,
-    MAX_SERVICES_PER_BACKEND, MAX_WEIGHT,
+    MAX_ADAPTIVE_QUEUE_SIZE, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS,
+    MAX_FRONTENDS_PER_SERVICE, MAX_INFLIGHT, MAX_NAME_BYTES, MAX_QUEUE_SIZE, MAX_RATE_BURST,
+    MAX_RATE_PER_SECOND, MAX_SERVICES, MAX_SERVICES_PER_BACKEND, MAX_WEIGHT,
 };
 pub use name::{NameFault, ServiceName, check_label};
 pub use overflow::{BreakerSettings, OnAgentLoss, QueueSettings, QueueTimeout, RateLimit, Refuse};
 pub use service::{Backend, DesiredState, Service};
 pub use setting::{Origin, Setting};
+pub use settings::Settings;
 pub(crate) use strategy::words;
 pub use strategy::{Admission, Protocol, Strategy, UnknownWord};

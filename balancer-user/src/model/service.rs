@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{
     Admission, BreakerSettings, HealthSettings, OnAgentLoss, Protocol, QueueSettings, RateLimit,
-    ServiceName, Setting, Strategy,
+    ServiceName, Setting, Settings, Strategy,
 };
 
 /// All that a source wants balanced at one moment.
@@ -73,6 +73,47 @@ pub struct Service {
     pub backends: Vec<Backend>,
 }
 
+impl Service {
+    /// A service with built-in settings, no frontends and no backends.
+    pub fn named(name: ServiceName) -> Self {
+        Self::new(name, Settings::default(), Vec::new(), Vec::new())
+    }
+
+    /// A service with these settings.
+    pub fn new(
+        name: ServiceName,
+        settings: Settings,
+        frontends: Vec<SocketAddr>,
+        backends: Vec<Backend>,
+    ) -> Self {
+        let Settings {
+            protocol,
+            admission,
+            strategy,
+            max_inflight,
+            queue,
+            rate_limit,
+            on_agent_loss,
+            health,
+            breaker,
+        } = settings;
+        Self {
+            name,
+            protocol,
+            admission,
+            strategy,
+            max_inflight,
+            queue,
+            rate_limit,
+            on_agent_loss,
+            health,
+            breaker,
+            frontends,
+            backends,
+        }
+    }
+}
+
 /// One pod's address and port, as one service sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
@@ -101,18 +142,9 @@ mod tests {
             weight: 1,
         };
         let service = |name: &str, max_inflight: u32| Service {
-            name: name.parse().unwrap(),
-            protocol: Setting::built_in(Protocol::Tcp),
-            admission: Setting::built_in(Admission::Connection),
-            strategy: Setting::built_in(Strategy::IdleFirst),
             max_inflight: Setting::built_in(max_inflight),
-            queue: QueueSettings::default(),
-            rate_limit: Setting::built_in(None),
-            on_agent_loss: Setting::built_in(OnAgentLoss::default()),
-            health: HealthSettings::default(),
-            breaker: BreakerSettings::default(),
-            frontends: Vec::new(),
             backends: vec![backend],
+            ..Service::named(name.parse().unwrap())
         };
         let limits_of = |limits: &[u32]| {
             let services = limits.iter().enumerate().map(|(index, limit)| {

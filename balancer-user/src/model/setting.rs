@@ -28,12 +28,26 @@ impl<T> Setting<T> {
     }
 
     /// Puts `value` in force, if there is one.
-    #[must_use]
-    pub fn overridden(self, value: Option<T>, origin: Origin) -> Self {
-        match value {
-            Some(value) => Self::new(value, origin),
-            None => self,
+    pub fn put(&mut self, value: Option<T>, origin: Origin) {
+        if let Some(value) = value {
+            *self = Self::new(value, origin);
         }
+    }
+
+    /// This, or `below` if nobody chose this.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        match self.origin {
+            Origin::BuiltIn => below,
+            _ => self,
+        }
+    }
+}
+
+/// The built-in value of a setting whose type has one that fits every such setting.
+impl<T: Default> Default for Setting<T> {
+    fn default() -> Self {
+        Self::built_in(T::default())
     }
 }
 
@@ -80,10 +94,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_absent_override_leaves_value_and_origin() {
-        let built_in = Setting::built_in(1);
-        assert_eq!(built_in.overridden(None, Origin::Service), built_in);
-        let over = built_in.overridden(Some(2), Origin::Service);
-        assert_eq!(over, Setting::new(2, Origin::Service));
+    fn an_absent_value_leaves_value_and_origin() {
+        let mut setting = Setting::built_in(1);
+        setting.put(None, Origin::Service);
+        assert_eq!(setting, Setting::built_in(1));
+        setting.put(Some(2), Origin::Service);
+        assert_eq!(setting, Setting::new(2, Origin::Service));
+    }
+
+    #[test]
+    fn what_somebody_chose_lies_over_the_rest() {
+        let below = Setting::new(1, Origin::Defaults);
+        assert_eq!(Setting::built_in(2).over(below), below);
+        let chosen = Setting::new(2, Origin::Service);
+        assert_eq!(chosen.over(below), chosen);
     }
 }

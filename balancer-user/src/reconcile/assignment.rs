@@ -2,7 +2,7 @@
 //! dictionary by which everyone else finds names for the kernel's ids.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     time::Instant,
 };
@@ -12,7 +12,11 @@ use balancer_common::{
     service::Membership,
 };
 
-use super::ids::{GRACE, Pool};
+use super::{
+    ids::{GRACE, Pool},
+    marks::Marks,
+    settings::RecordSettings,
+};
 use crate::model::ServiceName;
 
 /// `granted` of a backend without a limit.
@@ -22,6 +26,8 @@ pub const UNLIMITED: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub struct Assignment {
     pub(super) services: BTreeMap<ServiceName, AssignedService>,
+    /// The services' names by their ids.
+    pub(super) names: HashMap<u32, ServiceName>,
     pub(super) backends: BTreeMap<SocketAddr, AssignedBackend>,
     /// Backends that left their last service, by the address they had.
     pub(super) retired: BTreeMap<SocketAddr, Vec<Retired>>,
@@ -31,6 +37,7 @@ pub struct Assignment {
     pub(super) backend_ids: Pool,
     pub(super) leaf_ids: Pool,
     pub(super) last_generation: u32,
+    pub(super) marks: Marks,
 }
 
 /// A service in the maps.
@@ -38,6 +45,8 @@ pub struct Assignment {
 pub struct AssignedService {
     /// Its id.
     pub id: u32,
+    /// Its settings as they stand in the record.
+    pub(super) settings: RecordSettings,
     /// The frontends that it asked for.
     pub frontends: BTreeSet<SocketAddr>,
     /// Its backends and the positions where they stand.
@@ -76,6 +85,7 @@ impl Assignment {
     pub fn new() -> Self {
         Self {
             services: BTreeMap::new(),
+            names: HashMap::new(),
             backends: BTreeMap::new(),
             retired: BTreeMap::new(),
             frontends: BTreeMap::new(),
@@ -83,12 +93,18 @@ impl Assignment {
             backend_ids: Pool::new(MAX_BACKENDS),
             leaf_ids: Pool::new(MAX_LEAVES),
             last_generation: 0,
+            marks: Marks::default(),
         }
     }
 
     /// The service of this name.
     pub fn service(&self, name: &ServiceName) -> Option<&AssignedService> {
         self.services.get(name)
+    }
+
+    /// The name of the service with this id.
+    pub fn name_of(&self, id: u32) -> Option<&ServiceName> {
+        self.names.get(&id)
     }
 
     /// All services.
@@ -126,6 +142,14 @@ impl Assignment {
     /// Ids of all leaves are below this.
     pub fn leaf_high_water(&self) -> u32 {
         self.leaf_ids.high_water()
+    }
+
+    /// Forgets the marks of backends that are not there any more.
+    pub(super) fn forget_marks(&mut self) {
+        let Self {
+            marks, backends, ..
+        } = self;
+        marks.keep(|address| backends.contains_key(address));
     }
 
     /// Slots that the backend at `address` may hand out: its limit, less what
@@ -174,9 +198,10 @@ impl Default for Assignment {
 }
 
 impl AssignedService {
-    pub(super) fn new(id: u32) -> Self {
+    pub(super) fn new(id: u32, settings: RecordSettings) -> Self {
         Self {
             id,
+            settings,
             frontends: BTreeSet::new(),
             members: BTreeMap::new(),
             positions: Pool::new(MAX_BACKENDS_PER_SERVICE as u32),

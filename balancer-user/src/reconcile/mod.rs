@@ -7,9 +7,12 @@
 //! over the indexes.
 
 mod assignment;
+mod ejections;
 mod ids;
+mod marks;
 mod op;
 mod plan;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -23,9 +26,14 @@ use std::{
 };
 
 use balancer_common::{index, service::Tables};
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
 
 pub use assignment::{AssignedBackend, AssignedService, Assignment, Retired, UNLIMITED};
+use ejections::Ejections;
+pub use marks::{Mark, Marking};
 use op::{Op, Target};
 
 use crate::{
@@ -81,6 +89,7 @@ pub struct Reconciler {
     is_failing: bool,
     /// Services that wait for room.
     postponed: BTreeSet<ServiceName>,
+    ejections: Ejections,
 }
 
 impl Reconciler {
@@ -94,11 +103,16 @@ impl Reconciler {
             pending: VecDeque::new(),
             is_failing: false,
             postponed: BTreeSet::new(),
+            ejections: Ejections::default(),
         }
     }
 
     /// Follows the state until its sender is gone.
-    pub async fn run(mut self, mut state: watch::Receiver<Arc<Snapshot>>) {
+    pub async fn run(
+        mut self,
+        mut state: watch::Receiver<Arc<Snapshot>>,
+        mut markings: mpsc::UnboundedReceiver<Marking>,
+    ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweeps = tokio::time::interval(SWEEP);
@@ -112,6 +126,7 @@ impl Reconciler {
                     let snapshot = state.borrow_and_update().clone();
                     self.advance(&snapshot);
                 }
+                Some(marking) = markings.recv() => self.mark(marking),
                 _ = ticks.tick(), if self.is_unsettled() => self.settle(),
                 _ = sweeps.tick() => self.sweep(),
             }
@@ -124,6 +139,13 @@ impl Reconciler {
         self.planned = snapshot.desired.clone();
         self.planned_generation = snapshot.generation;
         self.plan(changed);
+    }
+
+    /// Puts a mark on a backend, or takes it off. One that is not wanted (any more) has none.
+    fn mark(&mut self, marking: Marking) {
+        let op = plan::mark(&mut self.progress.assignment_mut(), marking);
+        self.pending.extend(op);
+        self.apply();
     }
 
     fn is_unsettled(&self) -> bool {
@@ -190,11 +212,15 @@ impl Reconciler {
         }
     }
 
-    fn sweep(&self) {
+    fn sweep(&mut self) {
         let tables = self.kernel.tables();
-        for (_, backend) in self.progress.assignment().backends() {
+        let assignment = self.progress.assignment();
+        for (_, backend) in assignment.backends() {
             index::refresh(tables, backend.id);
         }
+        self.ejections.recount(tables, &assignment);
+        drop(assignment);
+        self.progress.assignment_mut().forget_marks();
     }
 }
 

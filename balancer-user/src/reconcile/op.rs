@@ -11,9 +11,10 @@ use balancer_common::{
     atomic::{load, load32, store, store32},
     index,
     maps::MAX_MEMBERSHIPS,
-    service::{LEAF_POSITIONS, Membership, NONE, SERVICE_PRESENT, STATE_RETIRED, Strategy, Tables},
+    service::{LEAF_POSITIONS, Membership, NONE, STATE_RETIRED, Service, Tables},
 };
 
+use super::settings::RecordSettings;
 use crate::kernel::{Kernel, KernelError};
 
 /// One change.
@@ -26,13 +27,18 @@ pub enum Op {
         address: SocketAddr,
         weight: u32,
         granted: u32,
+        state: u32,
     },
+    /// Changes what keeps a backend from being chosen.
+    SetState { id: u32, state: u32 },
     /// Changes how many slots may be handed out.
     SetGranted { id: u32, granted: u32 },
     /// Changes the share in weighted strategies.
     SetWeight { id: u32, weight: u32 },
     /// Makes a record for a service that nothing refers to yet.
-    InitService { id: u32, strategy: Strategy },
+    InitService { id: u32, settings: RecordSettings },
+    /// Changes a service's settings.
+    SetSettings { id: u32, settings: RecordSettings },
     /// Gives a service 64 more positions.
     AddLeaf {
         service: u32,
@@ -118,8 +124,18 @@ impl Op {
                 address,
                 weight,
                 granted,
+                state,
             } => {
                 init_backend(tables, *id, *generation, *address, *weight, *granted);
+                if let Some(backend) = tables.backend(*id) {
+                    store32(&backend.state, *state);
+                }
+            }
+            Self::SetState { id, state } => {
+                if let Some(backend) = tables.backend(*id) {
+                    store32(&backend.state, *state);
+                    index::refresh(tables, *id);
+                }
             }
             Self::SetGranted { id, granted } => {
                 if let Some(backend) = tables.backend(*id) {
@@ -132,9 +148,17 @@ impl Op {
                     store32(&backend.weight, *weight);
                 }
             }
-            Self::InitService { id, strategy } => {
+            Self::InitService { id, settings } => {
                 target.reset_counters(*id)?;
-                init_service(tables, *id, *strategy);
+                if let Some(service) = tables.service(*id) {
+                    init_service(service);
+                    settings.write(service);
+                }
+            }
+            Self::SetSettings { id, settings } => {
+                if let Some(service) = tables.service(*id) {
+                    settings.write(service);
+                }
             }
             Self::AddLeaf {
                 service,
@@ -231,34 +255,27 @@ fn init_backend<T: Tables>(
     // The slot word is not touched: it is 0, or the id would not be free.
     store32(&backend.generation, generation);
     store32(&backend.granted, granted);
-    store32(&backend.state, 0);
 }
 
-fn init_service<T: Tables>(tables: &T, id: u32, strategy: Strategy) {
-    let Some(service) = tables.service(id) else {
-        return;
-    };
+fn init_service(service: &Service) {
     for leaf in &service.leaves {
         store32(leaf, NONE);
     }
-    for cell in &service.settings {
-        store32(cell, 0);
-    }
-    store(&service.summary.idle, 0);
-    store(&service.summary.available, 0);
-    for cell in [
-        &service.positions,
-        &service.backends,
-        &service.cursor,
-        &service.waiters,
-        &service.admission,
+    // `waiting` is not touched: whoever still counts in it counts themselves out.
+    for word in [
+        &service.summary.idle,
+        &service.summary.available,
+        &service.rate_full_at_ns,
+        &service.ejected,
+        &service.trial_at_ns,
     ] {
+        store(word, 0);
+    }
+    for cell in [&service.positions, &service.backends, &service.trial_cursor] {
         store32(cell, 0);
     }
     // The first pick is then position 0.
     store32(&service.cursor, u32::MAX);
-    store32(&service.strategy, strategy as u32);
-    store32(&service.flags, SERVICE_PRESENT);
 }
 
 fn add_leaf<T: Tables>(tables: &T, service: u32, number: u32, leaf_id: u32) {

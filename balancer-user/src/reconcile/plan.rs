@@ -12,13 +12,15 @@ use std::{
 
 use balancer_common::{
     maps::MAX_MEMBERSHIPS,
-    service::{LEAF_POSITIONS, Membership, Strategy},
+    service::{LEAF_POSITIONS, Membership},
 };
 
 use super::{
     assignment::{AssignedBackend, AssignedService, Assignment, Retired},
     ids::GRACE,
+    marks::Marking,
     op::Op,
+    settings::RecordSettings,
 };
 use crate::model::{self, Service, ServiceName};
 
@@ -110,6 +112,14 @@ pub fn plan(
     (planner.ops, planner.postponed)
 }
 
+/// Puts a mark on a backend, or takes it off.
+pub fn mark(assignment: &mut Assignment, marking: Marking) -> Option<Op> {
+    assignment.marks.put(marking);
+    let id = assignment.backends.get(&marking.address)?.id;
+    let state = assignment.marks.state(&marking.address);
+    Some(Op::SetState { id, state })
+}
+
 /// Frees the ids of retired backends whose slots are all back, and grants those
 /// slots to their successors.
 pub fn settle(assignment: &mut Assignment, now: Instant, held: &impl Fn(u32) -> u64) -> Vec<Op> {
@@ -183,6 +193,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             address: backend.address,
             weight: backend.weight,
             granted: 0,
+            state: self.assignment.marks.state(&backend.address),
         });
     }
 
@@ -204,18 +215,23 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
 
     /// Adds what is new, and points the frontends to it.
     fn add(&mut self, name: &ServiceName, service: &Service) {
-        if !self.assignment.services.contains_key(name) {
+        let settings = RecordSettings::from(service);
+        if let Some(assigned) = self.assignment.services.get_mut(name) {
+            if assigned.settings != settings {
+                assigned.settings = settings;
+                let id = assigned.id;
+                self.ops.push(Op::SetSettings { id, settings });
+            }
+        } else {
             let Some(id) = self.assignment.service_ids.take(self.now) else {
                 self.postponed.push(Postponed::ServiceIds(name.clone()));
                 return;
             };
             self.assignment
                 .services
-                .insert(name.clone(), AssignedService::new(id));
-            self.ops.push(Op::InitService {
-                id,
-                strategy: Strategy::IdleFirst,
-            });
+                .insert(name.clone(), AssignedService::new(id, settings));
+            self.assignment.names.insert(id, name.clone());
+            self.ops.push(Op::InitService { id, settings });
         }
         self.add_members(name, service);
         let Some(assigned) = self.assignment.services.get_mut(name) else {
@@ -445,6 +461,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
 
     fn retire_service(&mut self, name: &ServiceName) {
         if let Some(assigned) = self.assignment.services.remove(name) {
+            self.assignment.names.remove(&assigned.id);
             self.ops.push(Op::RetireService { id: assigned.id });
             self.assignment.service_ids.free(assigned.id, self.now);
             for leaf in assigned.leaves.into_values() {

@@ -1,16 +1,19 @@
 //! How an entry of each map looks in JSON, and how it is made from the record.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use balancer_common::{
+    address::{Address, Port},
     atomic::{load, load32},
-    connection::{AgentState, SWITCH_LOG},
+    connection::{AGENT_GONE_AFTER_NS, AgentState, FlowTarget, SWITCH_LOG, SWITCH_STEER_EVENTS},
     histogram,
     service::{
-        Backend, LEAF_POSITIONS, Leaf, STATE_DRAINING, STATE_EJECTED, STATE_RETIRED,
-        STATE_UNHEALTHY, Service, Strategy, Tables,
+        Admission, Backend, LEAF_POSITIONS, Leaf, SERVICE_OVERTAKING, SERVICE_REFUSE_IN_KERNEL,
+        SERVICE_REFUSE_WITHOUT_AGENT, STATE_DRAINING, STATE_RETIRED, STATE_UNHEALTHY, Service,
+        Strategy, Tables,
     },
     slot::Side,
+    waiting,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -42,7 +45,11 @@ pub enum MapEntry {
     /// Of DECISION_TIME.
     DecisionTime(DecisionTimeEntry),
     /// Of AGENT.
-    Agent(AgentEntry),
+    Agent(Box<AgentEntry>),
+    /// Of OVERFLOW_FLOWS.
+    Flow(FlowEntry),
+    /// Of OVERFLOW_SOCK.
+    Listener(ListenerEntry),
 }
 
 /// Of FRONTENDS.
@@ -61,13 +68,31 @@ pub struct ServiceEntry {
     service: Option<String>,
     /// A word, or the number if this agent does not know it.
     strategy: String,
-    admission: u32,
+    /// A word, or the number if this agent does not know it.
+    admission: String,
+    /// `overtaking`, `refuse-in-kernel`, `refuse-without-agent`.
+    flags: Vec<String>,
     backends: u32,
     /// Highest position in use, plus one.
     positions: u32,
     /// Position last chosen; null before the first choice.
     cursor: Option<u32>,
+    /// Those on their way to the agent's queue, and those in it.
     waiters: u32,
+    /// Those in it.
+    queued: u32,
+    queue_size: u32,
+    /// From one token of the rate limit to the next; 0: there is no limit.
+    rate_interval_ns: u64,
+    /// How far ahead of the clock the bucket may be.
+    rate_ahead_ns: u64,
+    /// When the bucket is full again.
+    rate_full_at_ns: u64,
+    /// Consecutive failures that eject a backend; 0: none do.
+    breaker_failures: u32,
+    breaker_open_ns: u64,
+    /// Backends that breakers keep out.
+    ejected: u64,
     /// Counts changes of the set of backends.
     generation: u32,
     /// Leaves with an idle backend.
@@ -146,6 +171,9 @@ pub struct ConnectionEntry {
     service_id: u32,
     service: Option<String>,
     holds_slot: bool,
+    /// Whether it was steered to the agent: then the backend is the agent's address, and its id
+    /// and generation mean nothing.
+    is_to_agent: bool,
     steered_at_ns: u64,
 }
 
@@ -179,9 +207,43 @@ pub struct DecisionTimeEntry {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AgentEntry {
     heartbeat_ns: u64,
+    heartbeat_age_ms: u64,
+    /// Whether the programs send connections to the agent: not once its heartbeat is 2 s old.
+    is_alive: bool,
     abi: u32,
     /// Whether the programs log their decisions.
     log: bool,
+    /// Whether they report a sample of them.
+    steer_events: bool,
+    netns_cookie: u64,
+    /// Where clients in other network namespaces reach the agent; null: nowhere.
+    #[schema(value_type = Option<String>)]
+    overflow_v4: Option<SocketAddr>,
+    #[schema(value_type = Option<String>)]
+    overflow_v6: Option<SocketAddr>,
+    /// The ports of its listeners, also for clients in its own network namespace; null: it has
+    /// none.
+    port_v4: Option<u16>,
+    port_v6: Option<u16>,
+}
+
+/// Of OVERFLOW_FLOWS.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FlowEntry {
+    #[schema(value_type = String)]
+    client: SocketAddr,
+    service_id: u32,
+    service: Option<String>,
+    age_ms: u64,
+}
+
+/// Of OVERFLOW_SOCK.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ListenerEntry {
+    /// `ipv4` or `ipv6`.
+    family: String,
+    /// Its port, from AGENT: the kernel does not show the sockets of this map.
+    port: u16,
 }
 
 impl MapEntry {
@@ -204,11 +266,27 @@ impl MapEntry {
             } else {
                 strategy.to_string()
             },
-            admission: load32(&record.admission),
+            admission: admission(load32(&record.admission)),
+            flags: words(
+                load32(&record.flags),
+                &[
+                    (SERVICE_OVERTAKING, "overtaking"),
+                    (SERVICE_REFUSE_IN_KERNEL, "refuse-in-kernel"),
+                    (SERVICE_REFUSE_WITHOUT_AGENT, "refuse-without-agent"),
+                ],
+            ),
             backends: load32(&record.backends),
             positions: load32(&record.positions),
             cursor: (cursor != u32::MAX).then_some(cursor),
-            waiters: load32(&record.waiters),
+            waiters: waiting::count(&record.waiting) as u32,
+            queued: waiting::queued(&record.waiting),
+            queue_size: load32(&record.queue_size),
+            rate_interval_ns: load(&record.rate_interval_ns),
+            rate_ahead_ns: load(&record.rate_ahead_ns),
+            rate_full_at_ns: load(&record.rate_full_at_ns),
+            breaker_failures: load32(&record.breaker_failures),
+            breaker_open_ns: load(&record.breaker_open_ns),
+            ejected: load(&record.ejected),
             generation: load32(&record.generation),
             idle_leaves: bitmap(load(&record.summary.idle)),
             available_leaves: bitmap(load(&record.summary.available)),
@@ -255,7 +333,7 @@ impl MapEntry {
             backend_id,
             backend: address(record),
             generation: load32(&record.generation),
-            state: flags(load32(&record.state)),
+            state: flags(load32(&record.state), load(&record.ejected_until_ns)),
             inflight_kernel: half(word, Side::Kernel),
             inflight_agent: half(word, Side::Agent),
             granted: granted(record),
@@ -279,6 +357,7 @@ impl MapEntry {
             service_id: connection.service_id,
             service,
             holds_slot: connection.holds_slot,
+            is_to_agent: connection.is_to_agent,
             steered_at_ns: connection.steered_at.as_nanos() as u64,
         }))
     }
@@ -308,13 +387,63 @@ impl MapEntry {
         })
     }
 
-    pub(super) fn agent(state: AgentState) -> Self {
-        Self::Agent(AgentEntry {
+    pub(super) fn agent(state: AgentState, now: Duration) -> Self {
+        let age_ns = age_ns(state.heartbeat_ns, now);
+        let (port_v4, port_v6) = (port(state.port_v4), port(state.port_v6));
+        Self::Agent(Box::new(AgentEntry {
             heartbeat_ns: state.heartbeat_ns,
+            heartbeat_age_ms: age_ns / 1_000_000,
+            is_alive: age_ns <= AGENT_GONE_AFTER_NS,
             abi: state.abi,
             log: state.switches & SWITCH_LOG != 0,
+            steer_events: state.switches & SWITCH_STEER_EVENTS != 0,
+            netns_cookie: state.netns_cookie,
+            overflow_v4: overflow(state.overflow_v4, port_v4),
+            overflow_v6: overflow(state.overflow_v6, port_v6),
+            port_v4,
+            port_v6,
+        }))
+    }
+
+    pub(super) fn flow(
+        client: SocketAddr,
+        target: FlowTarget,
+        now: Duration,
+        names: &Names,
+    ) -> Self {
+        Self::Flow(FlowEntry {
+            client,
+            service_id: target.service,
+            service: names.shown(target.service),
+            age_ms: age_ns(target.steered_at_ns, now) / 1_000_000,
         })
     }
+}
+
+/// The listeners that the programs know of.
+pub(super) fn listeners(state: &AgentState) -> Vec<ListenerEntry> {
+    let ports = [("ipv4", state.port_v4), ("ipv6", state.port_v6)].into_iter();
+    ports
+        .filter_map(|(family, listener)| {
+            Some(ListenerEntry {
+                family: family.to_owned(),
+                port: port(listener)?,
+            })
+        })
+        .collect()
+}
+
+fn port(port: Port) -> Option<u16> {
+    (port != Port(0)).then(|| port.into())
+}
+
+fn overflow(address: Address, port: Option<u16>) -> Option<SocketAddr> {
+    let port = port?;
+    (!address.is_none()).then(|| SocketAddr::new(address.into(), port))
+}
+
+fn age_ns(since_ns: u64, now: Duration) -> u64 {
+    (now.as_nanos() as u64).saturating_sub(since_ns)
 }
 
 /// Number and id of each leaf of a service.
@@ -331,15 +460,33 @@ const fn half(word: u64, side: Side) -> u32 {
     }
 }
 
-fn flags(state: u32) -> Vec<String> {
+fn flags(state: u32, ejected_until_ns: u64) -> Vec<String> {
+    let mut set = words(
+        state,
+        &[
+            (STATE_UNHEALTHY, "unhealthy"),
+            (STATE_DRAINING, "draining"),
+            (STATE_RETIRED, "retired"),
+        ],
+    );
+    if ejected_until_ns != 0 {
+        set.push("ejected".to_owned());
+    }
+    set
+}
+
+fn words(bits: u32, all: &[(u32, &str)]) -> Vec<String> {
+    let set = all.iter().filter(|(flag, _)| bits & flag != 0);
+    set.map(|(_, word)| (*word).to_owned()).collect()
+}
+
+fn admission(number: u32) -> String {
     let all = [
-        (STATE_UNHEALTHY, "unhealthy"),
-        (STATE_DRAINING, "draining"),
-        (STATE_EJECTED, "ejected"),
-        (STATE_RETIRED, "retired"),
+        (Admission::Connection, "connection"),
+        (Admission::Request, "request"),
     ];
-    let set = all.into_iter().filter(|(flag, _)| state & flag != 0);
-    set.map(|(_, word)| word.to_owned()).collect()
+    let known = all.iter().find(|(known, _)| *known as u32 == number);
+    known.map_or_else(|| number.to_string(), |(_, word)| (*word).to_owned())
 }
 
 fn bitmap(word: u64) -> String {
@@ -397,6 +544,43 @@ mod tests {
         assert_eq!(service["leaf_ids"], json!([0, 1]));
         assert_eq!(service["idle_leaves"], "0x0000000000000003");
         assert_eq!(service["cursor"], Value::Null);
+    }
+
+    #[test]
+    fn the_agent_is_alive_while_its_heartbeat_is_fresh_and_is_reached_where_it_listens() {
+        let state = AgentState {
+            heartbeat_ns: 1_000_000_000,
+            switches: SWITCH_STEER_EVENTS,
+            overflow_v4: Address::from(std::net::IpAddr::from([10, 0, 0, 1])),
+            port_v4: Port::from(4000),
+            ..AgentState::default()
+        };
+        let at = |seconds| json(&MapEntry::agent(state, Duration::from_secs(seconds)));
+        let fresh = at(3);
+        assert_eq!(fresh["is_alive"], true);
+        assert_eq!(fresh["heartbeat_age_ms"], 2_000);
+        assert_eq!(fresh["overflow_v4"], "10.0.0.1:4000");
+        assert_eq!(fresh["overflow_v6"], Value::Null);
+        assert_eq!(fresh["port_v6"], Value::Null);
+        assert_eq!((&fresh["log"], &fresh["steer_events"]), (&json!(false), &json!(true)));
+        assert_eq!(at(4)["is_alive"], false);
+        let listeners = serde_json::to_value(listeners(&state)).unwrap();
+        assert_eq!(listeners, json!([{"family": "ipv4", "port": 4000}]));
+    }
+
+    #[test]
+    fn a_flow_says_how_long_it_has_been_on_its_way() {
+        let target = FlowTarget {
+            steered_at_ns: 5_000_000,
+            service: 3,
+            reserved: 0,
+        };
+        let client = "[fd00::1]:5000".parse().unwrap();
+        let now = Duration::from_millis(25);
+        let shown = json(&MapEntry::flow(client, target, now, &Names::default()));
+        let expected =
+            json!({"client": "[fd00::1]:5000", "service_id": 3, "service": null, "age_ms": 20});
+        assert_eq!(shown, expected);
     }
 
     #[test]

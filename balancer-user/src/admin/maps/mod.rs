@@ -16,7 +16,10 @@ use axum::{
 use balancer_common::{
     counter::FAULT_COUNTERS,
     histogram,
-    maps::{self, MAX_BACKENDS, MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES},
+    maps::{
+        self, EVENT_BYTES, LISTENER_V4, LISTENER_V6, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS,
+        MAX_LEAVES, MAX_SERVICES,
+    },
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -26,6 +29,9 @@ pub use entry::MapEntry;
 
 /// Entries shown unless the request says otherwise.
 pub(super) const DEFAULT_LIMIT: usize = 1000;
+
+/// Entries of OVERFLOW_SOCK: one per address family.
+const LISTENERS: u32 = [LISTENER_V4, LISTENER_V6].len() as u32;
 
 /// A map of the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +54,17 @@ pub enum MapName {
     DecisionTime,
     /// What the programs know about the agent.
     Agent,
+    /// Connections on their way to the agent.
+    OverflowFlows,
+    /// The agent's listeners.
+    OverflowSock,
+    /// What the programs tell.
+    Events,
 }
 
 impl MapName {
     /// Every map.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Frontends,
         Self::Services,
         Self::Leaves,
@@ -62,6 +74,9 @@ impl MapName {
         Self::Faults,
         Self::DecisionTime,
         Self::Agent,
+        Self::OverflowFlows,
+        Self::OverflowSock,
+        Self::Events,
     ];
 
     /// The map's name in the kernel.
@@ -76,10 +91,13 @@ impl MapName {
             Self::Faults => maps::FAULTS,
             Self::DecisionTime => maps::DECISION_TIME,
             Self::Agent => maps::AGENT,
+            Self::OverflowFlows => maps::OVERFLOW_FLOWS,
+            Self::OverflowSock => maps::OVERFLOW_SOCK,
+            Self::Events => maps::EVENTS,
         }
     }
 
-    /// Entries at most; none: as many as there are sockets.
+    /// Entries at most (of EVENTS: bytes); none: as many as there are sockets.
     pub const fn capacity(self) -> Option<u32> {
         match self {
             Self::Frontends => Some(MAX_FRONTENDS),
@@ -90,6 +108,9 @@ impl MapName {
             Self::Faults => Some(FAULT_COUNTERS),
             Self::DecisionTime => Some(histogram::BUCKETS),
             Self::Agent => Some(1),
+            Self::OverflowFlows => Some(MAX_FLOWS),
+            Self::OverflowSock => Some(LISTENERS),
+            Self::Events => Some(EVENT_BYTES),
         }
     }
 
@@ -103,7 +124,12 @@ impl MapName {
             Self::Counters => "what became of each service's connects",
             Self::Faults => "what programs could not do",
             Self::DecisionTime => "how long connect programs took to choose",
-            Self::Agent => "the agent's sign of life and its switches",
+            Self::Agent => "the agent's sign of life, its switches, and where it takes overflow",
+            Self::OverflowFlows => "connections on their way to the agent",
+            Self::OverflowSock => "the agent's listeners for overflow, by address family",
+            Self::Events => {
+                "ring buffer of what the programs tell the agent: its capacity is in bytes, and what is in it is read once, by the agent"
+            }
         }
     }
 
@@ -132,7 +158,7 @@ pub struct MapSummary {
     pub holds: String,
     /// Entries in use.
     pub entries: usize,
-    /// Entries at most; null: as many as there are sockets.
+    /// Entries at most (of EVENTS: bytes); null: as many as there are sockets.
     pub capacity: Option<u32>,
 }
 

@@ -62,7 +62,25 @@ pub(super) fn entries(context: &Context, map: MapName, limit: usize) -> Result<F
             })
         }
         MapName::Agent => found(vec![context.kernel.agent_state()?], limit, |state| {
-            Ok(MapEntry::agent(state))
+            Ok(MapEntry::agent(state, context.kernel.now()))
+        }),
+        MapName::OverflowFlows => {
+            let mut all = context.kernel.flows()?;
+            all.sort_by_key(|(_, target)| target.steered_at_ns);
+            let now = context.kernel.now();
+            found(all, limit, |(client, target)| {
+                Ok(MapEntry::flow(client, target, now, &names))
+            })
+        }
+        // The kernel does not show the sockets; AGENT has their ports.
+        MapName::OverflowSock => {
+            let listeners = entry::listeners(&context.kernel.agent_state()?);
+            found(listeners, limit, |listener| Ok(MapEntry::Listener(listener)))
+        }
+        // Read by the one who follows it.
+        MapName::Events => Ok(Found {
+            total: 0,
+            shown: Vec::new(),
         }),
     }
 }

@@ -160,7 +160,7 @@ fn words_that_are_unknown_or_not_supported_yet() {
         (
             "defaults: {admission: activity}\n",
             1,
-            &["not supported", "supported: connection"],
+            &["not supported", "supported: connection, request"],
         ),
         (
             "defaults: {protocol: udp}\n",
@@ -227,31 +227,6 @@ fn numbers_that_are_none_or_out_of_range() {
             "functions: {a: {max_inflight: -2}}\n",
             1,
             &["-2 is negative"],
-        ),
-        (
-            "functions:\n  a:\n    queue_timeout_ms: 200ms\n",
-            3,
-            &["\"200ms\" is not a whole number of milliseconds"],
-        ),
-        (
-            "functions: {a: {queue_timeout_ms: 3600001}}\n",
-            1,
-            &["is above 3600000"],
-        ),
-        (
-            "functions: {a: {queue_buffer_size: -1}}\n",
-            1,
-            &["queue_buffer_size -1 is negative"],
-        ),
-        (
-            "functions: {a: {max_retries: 1001}}\n",
-            1,
-            &["max_retries 1001 is above 1000"],
-        ),
-        (
-            "functions: {a: {health_check_interval_ms: 5}}\n",
-            1,
-            &["5 is below 10"],
         ),
     ]);
 }
@@ -421,6 +396,55 @@ fn the_agents_bad_values() {
             1,
             &["other network namespaces"],
         ),
+        ("agent: {overflow: []}\n", 1, &["overflow names no address"]),
+        (
+            "agent:\n  overflow:\n  - 192.0.2.1\n  - 192.0.2.2\n",
+            4,
+            &["overflow 192.0.2.2 is the second", "keep one IPv4"],
+        ),
+        (
+            "agent: {overflow: [auto]}\n",
+            1,
+            &["\"auto\" is neither", "write auto"],
+        ),
+        ("agent: {overflow: 1}\n", 1, &["overflow \"1\" is neither"]),
+        (
+            "agent: {overflow: {v4: 192.0.2.1}}\n",
+            1,
+            &["write a single value, or a list"],
+        ),
+        (
+            "agent: {overflow: 'fe80::1'}\n",
+            1,
+            &["other network namespaces"],
+        ),
+        ("agent: {workers: 0}\n", 1, &["workers 0 is below 1"]),
+        ("agent: {workers: 257}\n", 1, &["workers 257 is above 256"]),
+        (
+            "agent: {cache_max_size: 0}\n",
+            1,
+            &["cache_max_size 0 is below 1"],
+        ),
+        (
+            "agent: {metrics_collection: yes}\n",
+            1,
+            &["\"yes\" is neither true nor false"],
+        ),
+        (
+            "agent: {resync: 500ms}\n",
+            1,
+            &["resync 500ms is below 1s", "from 1s to 24h"],
+        ),
+        (
+            "agent: {health_checks: {at_once: 0}}\n",
+            1,
+            &["at_once 0 is below 1"],
+        ),
+        (
+            "agent: {health_checks: {cache_ttl: 5}}\n",
+            1,
+            &["cache_ttl 5 has no unit"],
+        ),
     ]);
     let long = format!("agent: {{admin: ['unix:/{}']}}", "a".repeat(107));
     assert!(problems(&long)[0].message.contains("at most 107"));
@@ -448,6 +472,27 @@ fn a_bad_variable_is_named_instead_of_a_line() {
         ),
         ("IDLEFIRST_METRICS", "off", "\"off\" cannot be an address"),
         ("IDLEFIRST_LOG", "loud", "no log level"),
+        ("QUEUE_BUFFER_SIZE", "-1", "its value -1 is negative"),
+        (
+            "QUEUE_TIMEOUT_MS",
+            "100ms",
+            "not a whole number of milliseconds",
+        ),
+        ("QUEUE_TIMEOUT_MS", "3600001", "is above 3600000"),
+        ("QUEUE_RETRY_COUNT", "0", "its value 0 is below 1"),
+        ("QUEUE_TICK_INTERVAL_MS", "1001", "is above 1000"),
+        ("HEALTH_CHECK_TIMEOUT_MS", "0", "is below 1"),
+        (
+            "HEALTH_CHECK_CACHE_TTL_SEC",
+            "5s",
+            "not a whole number of seconds",
+        ),
+        ("HEALTH_CHECK_ENABLED", "on", "neither true nor false"),
+        ("POD_AVAILABILITY_RETRIES", "101", "is above 100"),
+        ("MAX_CONCURRENT_HEALTH_CHECKS", "0", "is below 1"),
+        ("POD_CACHE_REFRESH_INTERVAL_SEC", "0", "is below 1"),
+        ("CACHE_MAX_SIZE", "0", "is below 1"),
+        ("METRICS_COLLECTION_ENABLED", "1", "neither true nor false"),
         ("IDLEFIRST_LOG_FORMAT", "xml", "no log format"),
     ] {
         let error = parse_with("source: file\n", &[(variable, value)]).unwrap_err();

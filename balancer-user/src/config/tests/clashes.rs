@@ -92,19 +92,3 @@ fn more_than_fits() {
     );
     assert_eq!(found[0].line, Some(4));
 }
-
-#[test]
-fn admission_by_request_needs_http() {
-    let text = "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  admission: request\n";
-    let found = problems(text);
-    assert_eq!(found.len(), 2, "{found:#?}");
-    assert!(found.iter().all(|problem| problem.line == Some(4)));
-    assert!(found[0].message.contains("not supported by this version"));
-    assert!(
-        found[1].message.contains("default/a is tcp"),
-        "{}",
-        found[1].message
-    );
-    let with_http = format!("{text}  protocol: http\n");
-    assert_eq!(problems(&with_http).len(), 1);
-}

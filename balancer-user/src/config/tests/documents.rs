@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::keys::SECTIONS;
 use super::super::{Config, defaults_yaml, reference_markdown};
 use super::{parse, problems};
+use crate::model::Settings;
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
@@ -18,13 +19,12 @@ fn the_defaults_parse_to_the_defaults() {
     let mut config = loaded.config;
     // The values are the same; that they are written down is the one difference.
     let built_in = Config::default().defaults;
-    assert_eq!(config.defaults.strategy.value, built_in.strategy.value);
-    assert_eq!(config.defaults.admission.value, built_in.admission.value);
-    assert_eq!(config.defaults.protocol.value, built_in.protocol.value);
-    assert_eq!(
-        config.defaults.max_inflight.value,
-        built_in.max_inflight.value
-    );
+    let values = |settings: &Settings| {
+        let shown = format!("{settings:#?}");
+        shown.replace("origin: Defaults", "origin: BuiltIn")
+    };
+    assert_ne!(config.defaults, built_in);
+    assert_eq!(values(&config.defaults), values(&built_in));
     config.defaults = built_in;
     assert_eq!(config, Config::default());
 }
@@ -36,37 +36,55 @@ fn keys_known_at(text: &str) -> Vec<String> {
     keys.split(", ").map(str::to_owned).collect()
 }
 
+fn documented_at(path: &str) -> Vec<&'static str> {
+    let section = SECTIONS.iter().find(|section| section.path == path);
+    let section = section.unwrap_or_else(|| panic!("{path:?} is not documented"));
+    section.keys.iter().map(|key| key.name).collect()
+}
+
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
-    for (path, text, nested) in [
+    // The settings of a service: under `defaults`, below it, and by their short names.
+    let settings = || {
+        let mut keys = documented_at("defaults");
+        keys.extend(documented_at("functions.NAME"));
+        keys.extend(["queue", "health", "breaker"]);
+        keys
+    };
+    let also = |path, further: &[&'static str]| {
+        let mut keys = documented_at(path);
+        keys.extend(further);
+        keys
+    };
+    let at = documented_at;
+    let service = also("services[]", &settings());
+    let cases = [
         (
-            "",
             "x: 1",
-            &["agent", "defaults", "functions", "services"][..],
+            also("", &["agent", "defaults", "functions", "services"]),
         ),
-        ("agent", "agent: {x: 1}", &["log"]),
-        ("agent.log", "agent: {log: {x: 1}}", &[]),
-        ("defaults", "defaults: {x: 1}", &[]),
-        ("functions.NAME", "functions: {a: {x: 1}}", &[]),
-        ("services[]", "services: [{x: 1}]", &[]),
+        ("agent: {x: 1}", also("agent", &["health_checks", "log"])),
+        ("agent: {health_checks: {x: 1}}", at("agent.health_checks")),
+        ("agent: {log: {x: 1}}", at("agent.log")),
+        ("defaults: {x: 1}", settings()),
+        ("defaults: {queue: {x: 1}}", at("defaults.queue")),
+        ("defaults: {rate_limit: {x: 1}}", at("defaults.rate_limit")),
+        ("defaults: {health: {x: 1}}", at("defaults.health")),
+        ("defaults: {breaker: {x: 1}}", at("defaults.breaker")),
+        ("functions: {a: {x: 1}}", settings()),
+        ("services: [{x: 1}]", service),
         (
-            "services[].backends[]",
             "services: [{backends: [{x: 1}]}]",
-            &[],
+            at("services[].backends[]"),
         ),
-    ] {
-        let section = SECTIONS
-            .iter()
-            .find(|section| section.path == path)
-            .unwrap();
-        let mut documented: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
-        documented.extend(nested);
+    ];
+    assert_eq!(SECTIONS.len(), cases.len(), "a section is missing above");
+    for (text, mut documented) in cases {
         documented.sort_unstable();
         let mut known = keys_known_at(text);
         known.sort_unstable();
-        assert_eq!(documented, known, "keys of {path:?}");
+        assert_eq!(documented, known, "{text}");
     }
-    assert_eq!(SECTIONS.len(), 7, "a section is missing above");
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::super::{AdminAddress, Config, LogFormat, LogLevel, Metrics, Overflow, Source};
+use super::super::{
+    AdminAddress, Config, LogFormat, LogLevel, Metrics, Overflow, ProbeConfig, Source,
+};
 use super::{parse, warnings};
 use crate::model::{Backend, Origin, Protocol, ServiceName, Setting, Strategy};
 
@@ -73,23 +76,11 @@ fn the_contracts_example_is_read_whole() {
 }
 
 #[test]
-fn the_contracts_example_is_warned_of_where_it_has_no_effect_yet() {
+fn the_contracts_example_overrides_a_function_that_it_does_not_list() {
     let warnings = warnings(CONTRACT);
-    let expected = [
-        (10, "no service is named \"critical-service\""),
-        (11, "queue_timeout_ms has no effect in this version"),
-        (12, "queue_buffer_size has no effect"),
-        (13, "max_retries has no effect"),
-        (14, "health_check_interval_ms has no effect"),
-    ];
-    assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
-    for (warning, (line, words)) in warnings.iter().zip(expected) {
-        assert!(
-            warning.starts_with(&format!("test.yaml:{line}:")),
-            "{warning}"
-        );
-        assert!(warning.contains(words), "{warning}");
-    }
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    let expected = "test.yaml:10:3: no service is named \"critical-service\"";
+    assert!(warnings[0].starts_with(expected), "{}", warnings[0]);
 }
 
 #[test]
@@ -120,6 +111,57 @@ fn the_agents_keys_are_read() {
     assert_eq!(agent.log.level, LogLevel::Debug);
     assert_eq!(agent.log.format, LogFormat::Json);
     assert_eq!(parse("agent: {admin: []}").unwrap().config.agent.admin, []);
+}
+
+#[test]
+fn the_agents_keys_of_overflow_and_probes_are_read() {
+    let text = "agent:\n  workers: 256\n  cache_max_size: 1\n  metrics_collection: false\n  \
+                resync: 1m\n  health_checks: {enabled: false, at_once: 7, cache_ttl: 0s}\n";
+    let agent = parse(text).unwrap().config.agent;
+    assert_eq!(agent.workers, Some(256));
+    assert_eq!(agent.cache_max_size, 1);
+    assert!(!agent.collect_metrics);
+    assert_eq!(agent.resync, Duration::from_secs(60));
+    let probes = ProbeConfig {
+        enabled: false,
+        at_once: 7,
+        cache_ttl: Duration::ZERO,
+    };
+    assert_eq!(agent.probes, probes);
+}
+
+#[test]
+fn overflow_is_found_or_given_for_each_family() {
+    let v4 = |text: &str| Some(text.parse().unwrap());
+    let v6 = |text: &str| Some(text.parse().unwrap());
+    for (text, expected) in [
+        ("auto", Overflow::Auto),
+        (
+            "192.0.2.1",
+            Overflow::Addresses {
+                v4: v4("192.0.2.1"),
+                v6: None,
+            },
+        ),
+        (
+            "'fd00::1'",
+            Overflow::Addresses {
+                v4: None,
+                v6: v6("fd00::1"),
+            },
+        ),
+        (
+            "['fd00::1', '::ffff:192.0.2.1']",
+            Overflow::Addresses {
+                v4: v4("192.0.2.1"),
+                v6: v6("fd00::1"),
+            },
+        ),
+    ] {
+        let loaded = parse(&format!("agent: {{overflow: {text}}}")).unwrap();
+        assert_eq!(loaded.config.agent.overflow, expected, "{text}");
+        assert_eq!(loaded.warnings, [], "{text}");
+    }
 }
 
 #[test]
@@ -210,10 +252,6 @@ fn what_has_no_effect_or_looks_odd_is_warned_of() {
             "test.yaml:9:24: backend 10.1.0.1:80 has max_inflight 3 in default/b and 1 in \
              default/a (line 5); it is one backend with one count, so the tightest limit holds; \
              give both",
-        ),
-        (
-            "agent: {overflow: 192.0.2.1}".to_owned(),
-            "test.yaml:1:19: overflow has no effect in this version",
         ),
         (
             "functions: {other/a: {max_inflight: 1}}".to_owned(),

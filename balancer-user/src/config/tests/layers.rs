@@ -1,6 +1,8 @@
 //! Which of several places wins, and that the winner is named.
 
-use super::super::{AdminAddress, LogFormat, LogLevel, Metrics, Overrides};
+use std::time::Duration;
+
+use super::super::{AdminAddress, LogFormat, LogLevel, Metrics, Overrides, ProbeConfig};
 use super::{parse, parse_with};
 use crate::model::{Origin, Setting, Strategy};
 
@@ -107,11 +109,29 @@ fn a_bad_value_in_the_file_is_refused_even_under_a_good_variable() {
 }
 
 #[test]
-fn variables_without_effect_are_warned_of() {
-    let loaded = parse_with("source: file\n", &[("QUEUE_TIMEOUT_MS", "100")]).unwrap();
-    assert_eq!(loaded.warnings.len(), 1);
-    assert_eq!(
-        loaded.warnings[0].variable.as_deref(),
-        Some("QUEUE_TIMEOUT_MS")
-    );
+fn an_unset_variable_leaves_the_agents_keys_and_a_set_one_replaces_them() {
+    let text = "agent:\n  cache_max_size: 5\n  metrics_collection: false\n  resync: 1h\n  \
+                health_checks: {enabled: true, at_once: 1, cache_ttl: 1m}\n";
+    let environment = [
+        ("CACHE_MAX_SIZE", "6"),
+        ("METRICS_COLLECTION_ENABLED", "true"),
+        ("POD_CACHE_REFRESH_INTERVAL_SEC", "2"),
+        ("HEALTH_CHECK_ENABLED", "false"),
+        ("MAX_CONCURRENT_HEALTH_CHECKS", "3"),
+        ("HEALTH_CHECK_CACHE_TTL_SEC", "4"),
+    ];
+    let agent = parse(text).unwrap().config.agent;
+    assert_eq!(agent.cache_max_size, 5);
+    assert_eq!(agent.resync, Duration::from_secs(3600));
+
+    let agent = parse_with(text, &environment).unwrap().config.agent;
+    assert_eq!(agent.cache_max_size, 6);
+    assert!(agent.collect_metrics);
+    assert_eq!(agent.resync, Duration::from_secs(2));
+    let probes = ProbeConfig {
+        enabled: false,
+        at_once: 3,
+        cache_ttl: Duration::from_secs(4),
+    };
+    assert_eq!(agent.probes, probes);
 }

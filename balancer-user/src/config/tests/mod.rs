@@ -1,11 +1,13 @@
 //! Tests of the configuration as its callers see it: text in, checked types or problems out.
 
+mod agreement;
 mod bad;
 mod clashes;
 mod documents;
 mod good;
 mod hostile;
 mod layers;
+mod settings;
 
 use super::{Config, ConfigError, Loaded, Problem};
 

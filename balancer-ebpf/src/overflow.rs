@@ -1,0 +1,109 @@
+//! Sending a connection to the agent, and what happens instead while the agent
+//! is gone.
+
+use aya_ebpf::{
+    helpers::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns},
+    programs::SockAddrContext,
+};
+use balancer_common::{
+    address::{Address, Port},
+    atomic::load32,
+    connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT},
+    counter::{Fault, ServiceCounter},
+    service::{SERVICE_REFUSE_IN_KERNEL, SERVICE_REFUSE_WITHOUT_AGENT, Service},
+    waiting,
+};
+
+use crate::{
+    fault::Verdict,
+    maps,
+    steer::{Dial, Family, Target},
+};
+
+/// The agent, if it lives and takes overflow where this client can reach it.
+pub struct Way {
+    address: Address,
+    port: Port,
+}
+
+/// How to reach the agent; `None` if it is gone.
+#[inline(always)]
+pub fn way<F: Family>(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
+    let agent = maps::agent()?;
+    // SAFETY: the helper has no preconditions. The coarse clock is good to a
+    // scheduler tick.
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    if now_ns.wrapping_sub(agent.heartbeat_ns) as i64 > AGENT_GONE_AFTER_NS as i64 {
+        return None;
+    }
+    let way = reachable(ctx, agent, dial.frontend.is_mapped());
+    if way.is_none() {
+        maps::count_fault(Fault::NoOverflow);
+    }
+    way
+}
+
+/// Where a client reaches the agent: over loopback in the agent's own network
+/// namespace, at the node's address from any other.
+#[inline(always)]
+fn reachable(ctx: &SockAddrContext, agent: &AgentState, v4: bool) -> Option<Way> {
+    // SAFETY: the context is valid.
+    let is_local = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) } == agent.netns_cookie;
+    let (address, port) = match (v4, is_local) {
+        (true, true) => (Address::LOOPBACK_V4, agent.port_v4),
+        (true, false) => (agent.overflow_v4, agent.port_v4),
+        (false, true) => (Address::LOOPBACK_V6, agent.port_v6),
+        (false, false) => (agent.overflow_v6, agent.port_v6),
+    };
+    (port != Port(0) && !address.is_none()).then_some(Way { address, port })
+}
+
+/// Steers the connection to the agent, unless its queue is full and the
+/// programs are to refuse what finds it so.
+#[inline(always)]
+pub fn send<F: Family>(
+    ctx: &SockAddrContext,
+    dial: &Dial,
+    service: &Service,
+    way: &Way,
+) -> Result<Verdict, Fault> {
+    let before = waiting::send(&service.waiting);
+    let is_full = before >= load32(&service.queue_size) as u64;
+    if is_full && load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0 {
+        waiting::unsend(&service.waiting);
+        maps::count(dial.service, ServiceCounter::Refused);
+        return Ok(Verdict::Refuse);
+    }
+    let target = Target {
+        backend: 0,
+        generation: 0,
+        address: way.address,
+        port: way.port,
+        held: HELD_WAY,
+        flags: STEERED_TO_AGENT,
+    };
+    if !dial.steer::<F>(ctx, &target) {
+        waiting::unsend(&service.waiting);
+        return Err(Fault::FamilyMismatch);
+    }
+    maps::count(dial.service, ServiceCounter::Sent);
+    Ok(Verdict::Proceed)
+}
+
+/// What becomes of a connection that finds no backend available and no agent.
+#[inline(always)]
+pub fn without_agent<F: Family>(
+    ctx: &SockAddrContext,
+    dial: &Dial,
+    service: &Service,
+) -> Result<Verdict, Fault> {
+    if load32(&service.flags) & SERVICE_REFUSE_WITHOUT_AGENT != 0 {
+        maps::count(dial.service, ServiceCounter::AgentGone);
+        return Ok(Verdict::Refuse);
+    }
+    let Some(backend) = maps::over_admit(dial.service) else {
+        maps::count(dial.service, ServiceCounter::NoBackends);
+        return Ok(Verdict::Refuse);
+    };
+    dial.steer_to_backend::<F>(ctx, backend, ServiceCounter::OverAdmitted)
+}

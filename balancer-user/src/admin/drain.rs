@@ -1,0 +1,157 @@
+//! `POST …/backends/{address}/drain` and `/undrain`: takes a backend out by hand, and back in.
+//!
+//! Writes nothing itself: the reconciler, the one writer, is told, and the answer is what the
+//! kernel then has.
+
+use std::{net::SocketAddr, time::Instant};
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::PathRejection},
+};
+use balancer_common::{
+    atomic::load32,
+    service::{STATE_DRAINING, Tables},
+};
+use tokio::time;
+
+use super::{BackendRow, Context, POLL, Problem, SETTLING, backends::Rows, problem::Refusal};
+use crate::{
+    model::ServiceName,
+    occupancy::Names,
+    reconcile::{Mark, Marking},
+    state::Snapshot,
+};
+
+type BackendPath = Result<Path<(String, String, String)>, PathRejection>;
+
+/// Gives a backend nothing new; it keeps what it has. A backend of several services is drained in
+/// all of them. Only over the unix socket.
+#[utoipa::path(
+    post, path = "/v1/services/{namespace}/{name}/backends/{address}/drain",
+    operation_id = "drain_backend", tag = "backends",
+    params(
+        ("namespace" = String, Path, description = "The service's namespace"),
+        ("name" = String, Path, description = "The service's name"),
+        ("address" = String, Path, description = "The backend's IP:PORT"),
+    ),
+    responses(
+        (status = 200, description = "The backend as it is now", body = BackendRow),
+        (status = 403, response = Problem),
+        (status = 404, response = Problem),
+        (status = "default", response = Problem),
+    )
+)]
+pub(super) async fn drain(
+    State(context): State<Context>,
+    path: BackendPath,
+) -> Result<Json<BackendRow>, Refusal> {
+    mark(&context, path, true).await
+}
+
+/// Lets a backend take part again that was drained by hand. Only over the unix socket.
+#[utoipa::path(
+    post, path = "/v1/services/{namespace}/{name}/backends/{address}/undrain",
+    operation_id = "undrain_backend", tag = "backends",
+    params(
+        ("namespace" = String, Path, description = "The service's namespace"),
+        ("name" = String, Path, description = "The service's name"),
+        ("address" = String, Path, description = "The backend's IP:PORT"),
+    ),
+    responses(
+        (status = 200, description = "The backend as it is now", body = BackendRow),
+        (status = 403, response = Problem),
+        (status = 404, response = Problem),
+        (status = "default", response = Problem),
+    )
+)]
+pub(super) async fn undrain(
+    State(context): State<Context>,
+    path: BackendPath,
+) -> Result<Json<BackendRow>, Refusal> {
+    mark(&context, path, false).await
+}
+
+async fn mark(
+    context: &Context,
+    path: BackendPath,
+    is_set: bool,
+) -> Result<Json<BackendRow>, Refusal> {
+    let Path((namespace, name, address)) = path?;
+    let service = ServiceName::new(&namespace, &name).map_err(|fault| Refusal::BadName {
+        name: format!("{namespace}/{name}"),
+        fault,
+    })?;
+    let address = match address.parse::<SocketAddr>() {
+        Ok(address) => address,
+        Err(_) => return Err(Refusal::BadAddress(address)),
+    };
+    let snapshot = context.settled().await;
+    require(&snapshot, service, address)?;
+    let marking = Marking {
+        address,
+        mark: Mark::Draining,
+        is_set,
+    };
+    let sent = context.markings.send(marking);
+    sent.map_err(|_| Refusal::Stopping)?;
+    tracing::info!(backend = %address, drained = is_set, "marked by hand");
+    applied(context, &snapshot, address, is_set).await.map(Json)
+}
+
+/// There must be such a service, with such a backend.
+fn require(
+    snapshot: &Snapshot,
+    service: ServiceName,
+    address: SocketAddr,
+) -> Result<(), Refusal> {
+    let Some(found) = snapshot.desired.services.get(&service) else {
+        return Err(Refusal::NoService(service));
+    };
+    let mut backends = found.backends.iter();
+    match backends.any(|backend| backend.address == address) {
+        true => Ok(()),
+        false => Err(Refusal::NoBackend { service, address }),
+    }
+}
+
+/// The backend's row, once the kernel has the mark.
+async fn applied(
+    context: &Context,
+    snapshot: &Snapshot,
+    address: SocketAddr,
+    is_set: bool,
+) -> Result<BackendRow, Refusal> {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        if let Some(row) = row_if(context, snapshot, address, is_set) {
+            return Ok(row);
+        }
+        if Instant::now() >= deadline {
+            return Err(Refusal::BackendWaits(address));
+        }
+        time::sleep(POLL).await;
+    }
+}
+
+/// The backend's row, if its mark is as it should be.
+fn row_if(
+    context: &Context,
+    snapshot: &Snapshot,
+    address: SocketAddr,
+    is_set: bool,
+) -> Option<BackendRow> {
+    let tables = context.kernel.memory();
+    let (id, names) = {
+        let assignment = context.progress.assignment();
+        let id = assignment.backend(&address)?.id;
+        let record = tables.backend(id)?;
+        let is_marked = load32(&record.state) & STATE_DRAINING != 0;
+        if is_marked != is_set {
+            return None;
+        }
+        (id, Names::of(&assignment))
+    };
+    let rows = Rows::new(context, &names, &snapshot.desired);
+    Some(rows.row(tables.backend(id)?))
+}

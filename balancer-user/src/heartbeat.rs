@@ -1,0 +1,119 @@
+//! The agent's signs of life: what the programs know of it, kept up to date.
+//!
+//! While they are fresh the programs send connections to the agent. Also notices when the cgroup
+//! is gone, with which the kernel detaches the programs.
+
+use std::{sync::Arc, time::Duration};
+
+use balancer_common::{
+    address::{Address, Port},
+    connection::{AgentState, SWITCH_LOG, SWITCH_STEER_EVENTS},
+    maps::ABI,
+};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    config::Overflow,
+    journal::Journal,
+    kernel::{Kernel, KernelError},
+    overflow::{NodeAddresses, Ports},
+    telemetry::LogControl,
+};
+
+/// How often the kernel is told that the agent lives.
+const EVERY: Duration = Duration::from_millis(500);
+/// Of these, every so many-th looks whether the node's addresses have changed.
+const ADDRESSES_EVERY: u32 = 10;
+
+/// Writes the signs of life.
+pub struct Heartbeat {
+    kernel: Arc<Kernel>,
+    log: LogControl,
+    journal: Journal,
+    configured: Overflow,
+    addresses: NodeAddresses,
+    ports: Ports,
+}
+
+impl Heartbeat {
+    /// Finds the node's addresses for overflow, which is taken on these ports.
+    pub fn new(
+        kernel: Arc<Kernel>,
+        log: LogControl,
+        journal: Journal,
+        configured: Overflow,
+        ports: Ports,
+    ) -> Self {
+        let addresses = NodeAddresses::find(&configured);
+        say(addresses);
+        Self {
+            kernel,
+            log,
+            journal,
+            configured,
+            addresses,
+            ports,
+        }
+    }
+
+    /// Writes one sign of life.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn beat(&self) -> Result<(), KernelError> {
+        let mut switches = 0;
+        if self.log.shows_trace() {
+            switches |= SWITCH_LOG;
+        }
+        if self.journal.wants_steer() {
+            switches |= SWITCH_STEER_EVENTS;
+        }
+        let NodeAddresses { v4, v6 } = self.addresses;
+        self.kernel.put_agent_state(AgentState {
+            heartbeat_ns: self.kernel.now().as_nanos() as u64,
+            abi: ABI,
+            switches,
+            netns_cookie: self.kernel.netns_cookie(),
+            overflow_v4: v4.map_or(Address::default(), |v4| Address::from(std::net::IpAddr::V4(v4))),
+            overflow_v6: v6.map_or(Address::default(), |v6| Address::from(std::net::IpAddr::V6(v6))),
+            port_v4: Port::from(self.ports.v4),
+            port_v6: self.ports.v6.map_or(Port(0), Port::from),
+            reserved: 0,
+        })
+    }
+
+    /// Goes on for as long as the runtime lives. Takes readiness away if the cgroup is gone.
+    pub async fn run(mut self, ready: Arc<watch::Sender<bool>>) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for number in 1u32.. {
+            ticks.tick().await;
+            let cgroup = self.kernel.cgroup_path();
+            if *ready.borrow() && !cgroup.exists() {
+                tracing::error!(cgroup = %cgroup.display(), "the cgroup is gone, and nothing is steered any more; make it again and restart the agent");
+                ready.send_replace(false);
+            }
+            if number.is_multiple_of(ADDRESSES_EVERY) {
+                self.look_for_addresses();
+            }
+            if let Err(error) = self.beat() {
+                tracing::error!(%error, "the programs cannot be told that the agent lives");
+            }
+        }
+    }
+
+    fn look_for_addresses(&mut self) {
+        let found = NodeAddresses::find(&self.configured);
+        if found != self.addresses {
+            self.addresses = found;
+            say(found);
+        }
+    }
+}
+
+fn say(NodeAddresses { v4, v6 }: NodeAddresses) {
+    tracing::info!(?v4, ?v6, "clients in other network namespaces reach the agent here");
+}

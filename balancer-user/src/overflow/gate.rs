@@ -1,0 +1,129 @@
+//! Where connections that the programs sent arrive: the agent's listeners, and who gets what.
+//!
+//! The programs let only published flows reach the listeners; whoever arrives here is looked up by
+//! its address, which says what it dialled.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Departures, Queue, Queues, Reason, Sent, Visit, refuse, relay, request};
+use crate::{kernel::Kernel, model::Admission};
+
+/// How long to wait when the process has no descriptor left for another connection.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(20);
+
+/// What a worker needs to serve what arrives.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) queues: Arc<Queues>,
+    pub(super) departures: Departures,
+    pub(super) proxy: Arc<request::Proxy>,
+}
+
+impl Gate {
+    /// Serves what arrives at a listener, for as long as the runtime lives.
+    pub(super) async fn serve(self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, client)) => self.admit(stream, client),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "connections cannot be accepted; trying again");
+                    tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+                }
+            }
+        }
+    }
+
+    /// Finds out what the client dialled, and starts to serve it.
+    fn admit(&self, stream: TcpStream, client: SocketAddr) {
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        // First, so that no departure after the claim is missed.
+        let departure = self.departures.watch(client);
+        let target = match self.kernel.claim_flow(client) {
+            Ok(Some(target)) => target,
+            // The client has closed the connection while it was on its way.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, %client, "a connection cannot be looked up, and is closed");
+                return;
+            }
+        };
+        let sent = Sent::new(self.queues.clone(), target.service);
+        let Some(queue) = self.queues.of(target.service) else {
+            // The service went while the connection was on its way.
+            refuse::reset(stream);
+            return;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %client, "TCP_NODELAY cannot be set");
+        }
+        let came_at = Duration::from_nanos(target.steered_at_ns);
+        match queue.view().admission.value {
+            Admission::Request => {
+                drop((sent, departure));
+                tokio::spawn(request::serve(self.proxy.clone(), queue, stream, client));
+            }
+            _ => {
+                let visit = Visit::new(queue.clone(), came_at, Some(sent));
+                tokio::spawn(connection(queue, visit, stream, departure));
+            }
+        }
+    }
+}
+
+/// Serves one connection: a slot for as long as it lasts.
+async fn connection(
+    queue: Arc<Queue>,
+    mut visit: Visit,
+    client: TcpStream,
+    mut departure: super::Departure,
+) {
+    let outcome = tokio::select! {
+        biased;
+        () = departure.happened() => {
+            tracing::debug!(service = %queue.view().name, "the client is gone");
+            return;
+        }
+        outcome = upstream(&mut visit) => outcome,
+    };
+    match outcome {
+        Ok((slot, upstream)) => {
+            drop(visit);
+            relay::relay(client, upstream, slot, departure).await;
+        }
+        Err(reason) => refuse::refuse_connection(client, reason, &queue.view()).await,
+    }
+}
+
+/// A slot, and a connection to its backend.
+async fn upstream(visit: &mut Visit) -> Result<(super::Slot, TcpStream), Reason> {
+    loop {
+        let slot = visit.slot().await?;
+        let connecting = super::upstream::connect(slot.address());
+        match tokio::time::timeout_at(visit.ends().into(), connecting).await {
+            Ok(Ok(stream)) => {
+                slot.connected();
+                return Ok((slot, stream));
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(backend = %slot.address(), %error, "a backend cannot be connected to");
+            }
+            Err(_) => {
+                tracing::debug!(backend = %slot.address(), "a backend does not answer in time");
+            }
+        }
+        visit.failed(slot).await?;
+    }
+}
+
+/// Whether accepting failed for the sake of one connection, and the next may be fine (accept(2)).
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
+}

@@ -1,0 +1,58 @@
+//! What the agent does with connections that the programs send to it.
+//!
+//! | part | does |
+//! |---|---|
+//! | `service`, `workers` | sets all of it up: threads, listeners, what it needs of the agent |
+//! | `gate` | who arrives, and what they dialled |
+//! | `notices`, `departures` | what the programs report: free slots, clients that went |
+//! | `visit` | one connection's or request's way: slot, attempts, deadline |
+//! | `queues`, `queue`, `size` | who waits for a slot of a service, and how many may |
+//! | `ledger`, `slot` | the slots and counts shared with the programs |
+//! | `relay` | admission `connection`: bytes both ways |
+//! | `request` | admission `request`: an HTTP proxy |
+//! | `refuse`, `reason` | saying no |
+//! | `breaker` | shuts a service whose backends only answer with errors |
+//! | `figures` | what is counted |
+//!
+//! Called by `agent`; read by `admin` and `metrics`. Refuses, always with a [`Reason`], whatever
+//! cannot be served in time.
+
+mod address;
+mod breaker;
+mod departures;
+mod figures;
+mod gate;
+#[cfg(test)]
+mod ground;
+mod ledger;
+mod notices;
+mod queue;
+mod queues;
+mod reason;
+mod refuse;
+mod relay;
+mod request;
+mod service;
+mod size;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod view;
+mod visit;
+mod workers;
+
+pub use address::NodeAddresses;
+pub use breaker::{Change, ServiceBreaker};
+use departures::{Departure, Departures};
+pub use figures::{Durations, Figures, TimesSnapshot};
+pub use ledger::{Books, Grant, Ledger, Sharers};
+pub use notices::Listener;
+pub use queue::{Queue, Ticket};
+pub use queues::{Directory, Queues, RoutingFigures};
+pub use reason::Reason;
+pub use service::{Overflow, Services, settle};
+pub use slot::Slot;
+pub use view::View;
+pub use visit::{Sent, Visit};
+pub use workers::{OverflowError, Ports};

@@ -1,0 +1,328 @@
+//! The queue of one service: who waits for a slot, in the order in which they came.
+//!
+//! A slot that comes free goes to the one who has waited longest, in the same moment: whoever
+//! gives it back, or hears of it from the programs, calls [`Queue::wake`]. Ticks only make up for
+//! what is lost on the way. A waiter that is dropped leaves at once; if a slot was on its way to
+//! it, the next one gets it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{MissedTickBehavior, interval, timeout_at},
+};
+
+use super::{Figures, Grant, Queues, Reason, ServiceBreaker, Slot, View, size::Size};
+use crate::model::QueueTimeout;
+
+/// The place of a waiter: when it came, on the monotonic clock, and a number for those who came at
+/// the same time.
+pub type Ticket = (Duration, u64);
+
+/// One service's queue.
+#[derive(Debug)]
+pub struct Queue {
+    service: u32,
+    queues: Weak<Queues>,
+    view: RwLock<Arc<View>>,
+    line: Mutex<Line>,
+    figures: Figures,
+    breaker: ServiceBreaker,
+}
+
+#[derive(Debug)]
+struct Line {
+    waiters: BTreeMap<Ticket, Waiting>,
+    size: Size,
+    last_number: u64,
+    /// Whether a task ticks for those who wait.
+    is_paced: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    sender: oneshot::Sender<Slot>,
+    /// Backends that failed it already, by id.
+    avoid: Vec<u32>,
+}
+
+impl Queue {
+    pub(super) fn new(service: u32, view: Arc<View>, queues: Weak<Queues>) -> Self {
+        Self {
+            service,
+            queues,
+            line: Mutex::new(Line {
+                waiters: BTreeMap::new(),
+                size: Size::new(&view.queue),
+                last_number: 0,
+                is_paced: false,
+            }),
+            view: RwLock::new(view),
+            figures: Figures::default(),
+            breaker: ServiceBreaker::default(),
+        }
+    }
+
+    /// The id of its service.
+    pub fn service(&self) -> u32 {
+        self.service
+    }
+
+    /// Its service's settings.
+    pub fn view(&self) -> Arc<View> {
+        self.view
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What happened here.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    /// The breaker of the service.
+    pub fn breaker(&self) -> &ServiceBreaker {
+        &self.breaker
+    }
+
+    /// The clock by which places in the queue are given.
+    pub(super) fn clock(&self) -> Duration {
+        let queues = self.queues.upgrade();
+        queues.map_or(Duration::ZERO, |queues| queues.ledger().clock())
+    }
+
+    /// Takes a token of the service's rate limit, if it has one. Says whether there was one.
+    pub fn admits_rate(&self) -> bool {
+        let queues = self.queues.upgrade();
+        queues.is_none_or(|queues| queues.ledger().admit(self.service))
+    }
+
+    /// How many wait.
+    pub fn waiters(&self) -> usize {
+        self.line().waiters.len()
+    }
+
+    /// How many may wait.
+    pub fn size(&self) -> u32 {
+        self.line().size.now()
+    }
+
+    /// When the one who has waited longest came, on the monotonic clock.
+    pub fn oldest(&self) -> Option<Duration> {
+        let line = self.line();
+        line.waiters.keys().next().map(|(came_at, _)| *came_at)
+    }
+
+    /// How long a waiter waits at most.
+    pub fn timeout(&self) -> Duration {
+        match self.view().queue.timeout.value {
+            QueueTimeout::Fixed(timeout) => timeout,
+            QueueTimeout::Auto => self.figures.automatic_timeout(),
+        }
+    }
+
+    pub(super) fn set_view(&self, view: Arc<View>) {
+        let mut line = self.line();
+        line.size.set_base(&view.queue);
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        let size = line.size.now();
+        drop(line);
+        self.publish_size(size);
+    }
+
+    /// Takes a slot at once if one is free and nobody waits (or overtaking is allowed), or joins
+    /// the queue. `came_at` decides the place there.
+    ///
+    /// # Errors
+    /// `QueueFull` if as many wait as may; `NoBackends` or `BreakerOpen` if waiting cannot help.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        came_at: Duration,
+        avoid: &[u32],
+    ) -> Result<Entered, Reason> {
+        let queues = self.queues.upgrade().ok_or(Reason::NoBackends)?;
+        let mut line = self.line();
+        if line.waiters.is_empty() || self.view().queue.overtaking.value {
+            if let Some(grant) = take_avoiding(&queues, self.service, avoid) {
+                return Ok(Entered::Slot(Slot::new(grant, self.service, queues.clone())));
+            }
+            if let Some(reason) = queues.ledger().hopeless(self.service) {
+                return Err(reason);
+            }
+        }
+        let waiters = line.waiters.len() as u32;
+        if !line.size.admits(waiters) {
+            return Err(Reason::QueueFull);
+        }
+        if line.size.grown() {
+            self.publish_size(line.size.now());
+        }
+        let (sender, receiver) = oneshot::channel();
+        line.last_number += 1;
+        let ticket = (came_at, line.last_number);
+        let avoid = avoid.to_vec();
+        line.waiters.insert(ticket, Waiting { sender, avoid });
+        queues.ledger().join(self.service);
+        self.pace(&mut line);
+        // A slot may have come free after we looked and before we were seen waiting.
+        self.serve(&queues, line);
+        Ok(Entered::Waiter(Waiter {
+            queue: self.clone(),
+            ticket,
+            receiver,
+        }))
+    }
+
+    /// Hands free slots to those who wait.
+    pub fn wake(&self) {
+        if let Some(queues) = self.queues.upgrade() {
+            self.serve(&queues, self.line());
+        }
+    }
+
+    fn serve(&self, queues: &Arc<Queues>, mut line: MutexGuard<'_, Line>) {
+        let mut undelivered = Vec::new();
+        while let Some(first) = line.waiters.first_entry() {
+            let Some(grant) = take_avoiding(queues, self.service, &first.get().avoid) else {
+                break;
+            };
+            let waiting = first.remove();
+            queues.ledger().leave(self.service);
+            let slot = Slot::new(grant, self.service, queues.clone());
+            // Its receiver may be gone; then it is about to leave the queue itself.
+            undelivered.extend(waiting.sender.send(slot).err());
+        }
+        drop(line);
+        // Dropping a slot comes back here for the next in line, so not under the lock.
+        drop(undelivered);
+    }
+
+    /// Takes a waiter out. Says whether it was still there.
+    fn leave(&self, ticket: &Ticket) -> bool {
+        let was_there = self.line().waiters.remove(ticket).is_some();
+        if was_there && let Some(queues) = self.queues.upgrade() {
+            queues.ledger().leave(self.service);
+        }
+        was_there
+    }
+
+    /// Sees to it that someone ticks while anyone waits.
+    fn pace(self: &Arc<Self>, line: &mut Line) {
+        if std::mem::replace(&mut line.is_paced, true) {
+            return;
+        }
+        let queue = self.clone();
+        tokio::spawn(async move {
+            let mut ticks = interval(queue.view().queue.tick.value);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks.tick().await;
+            while queue.is_still_paced() {
+                ticks.tick().await;
+                queue.wake();
+            }
+        });
+    }
+
+    fn is_still_paced(&self) -> bool {
+        let mut line = self.line();
+        line.is_paced = !line.waiters.is_empty();
+        line.is_paced
+    }
+
+    /// Lets the size follow the load; called every now and then.
+    pub(super) fn settle_size(&self) {
+        let mut line = self.line();
+        let waiters = line.waiters.len() as u32;
+        if line.size.settle(waiters) {
+            let size = line.size.now();
+            drop(line);
+            self.publish_size(size);
+        }
+    }
+
+    fn publish_size(&self, size: u32) {
+        if let Some(queues) = self.queues.upgrade() {
+            queues.ledger().set_queue_size(self.service, size);
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What entering a queue leads to.
+#[derive(Debug)]
+pub(super) enum Entered {
+    /// A slot, at once.
+    Slot(Slot),
+    /// A place in the queue.
+    Waiter(Waiter),
+}
+
+/// A place in a queue. Dropping it leaves the queue.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    queue: Arc<Queue>,
+    ticket: Ticket,
+    receiver: oneshot::Receiver<Slot>,
+}
+
+impl Waiter {
+    /// Waits for a slot.
+    ///
+    /// # Errors
+    /// `QueueTimeout` if none came until then.
+    pub(super) async fn slot(mut self, deadline: Instant) -> Result<Slot, Reason> {
+        match timeout_at(deadline.into(), &mut self.receiver).await {
+            Ok(Ok(slot)) => Ok(slot),
+            // The queue never drops a sender that it has not used.
+            Ok(Err(_)) => Err(Reason::NoBackends),
+            Err(_) => self.last_look().ok_or(Reason::QueueTimeout),
+        }
+    }
+
+    /// Leaves the queue, and takes a slot that came in this very moment.
+    fn last_look(&mut self) -> Option<Slot> {
+        match self.queue.leave(&self.ticket) {
+            true => None,
+            false => self.receiver.try_recv().ok(),
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        drop(self.last_look());
+    }
+}
+
+/// A slot of the service, on none of the backends to be avoided if any other has one.
+fn take_avoiding(queues: &Arc<Queues>, service: u32, avoid: &[u32]) -> Option<Grant> {
+    let ledger = queues.ledger();
+    let grant = ledger.take(service)?;
+    if !avoid.contains(&grant.backend) {
+        return Some(grant);
+    }
+    // Held while we look further, so that the search offers others.
+    let mut set_aside = vec![grant];
+    let better = loop {
+        match ledger.take(service) {
+            Some(grant) if avoid.contains(&grant.backend) => set_aside.push(grant),
+            other => break other,
+        }
+        if set_aside.len() > avoid.len() {
+            break None;
+        }
+    };
+    let chosen = better.or_else(|| set_aside.pop());
+    for grant in set_aside {
+        ledger.give_back(&grant);
+    }
+    chosen
+}

@@ -1,0 +1,171 @@
+//! All queues, by the id of their service.
+//!
+//! A queue is made when its service is first asked for. What is known of the service is looked up
+//! again when it may have changed, or is older than the cache keeps it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Ledger, Queue, View};
+
+/// How long what is known of a service is used without another look.
+const FRESH_FOR: Duration = Duration::from_secs(2);
+
+/// Tells about services.
+pub trait Directory: Send + Sync + 'static {
+    /// Counts the changes: what was looked up under another number may be wrong.
+    fn generation(&self) -> u64;
+    /// The service with this id.
+    fn look_up(&self, service: u32) -> Option<View>;
+}
+
+/// The queues.
+pub struct Queues {
+    ledger: Arc<dyn Ledger>,
+    directory: Box<dyn Directory>,
+    by_service: RwLock<HashMap<u32, Known>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// How the look-ups of services went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutingFigures {
+    /// Answered from memory.
+    pub hits: u64,
+    /// Looked up anew.
+    pub misses: u64,
+    /// Services in memory.
+    pub size: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    queue: Arc<Queue>,
+    generation: u64,
+    looked_up_at: Instant,
+}
+
+impl Queues {
+    /// No queues yet.
+    pub fn new(ledger: Arc<dyn Ledger>, directory: impl Directory) -> Arc<Self> {
+        Arc::new(Self {
+            ledger,
+            directory: Box::new(directory),
+            by_service: RwLock::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        })
+    }
+
+    /// The queue of the service with this id; `None` if there is no such service (any more).
+    pub fn of(self: &Arc<Self>, service: u32) -> Option<Arc<Queue>> {
+        let generation = self.directory.generation();
+        if let Some(known) = self.known(service, generation) {
+            self.hits.fetch_add(1, Relaxed);
+            return Some(known);
+        }
+        self.misses.fetch_add(1, Relaxed);
+        self.look_up(service, generation)
+    }
+
+    /// All queues there are.
+    pub fn all(&self) -> Vec<Arc<Queue>> {
+        let known = self.read();
+        known.values().map(|known| known.queue.clone()).collect()
+    }
+
+    /// How the look-ups went.
+    pub fn routing_figures(&self) -> RoutingFigures {
+        RoutingFigures {
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+            size: self.read().len(),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &dyn Ledger {
+        &*self.ledger
+    }
+
+    /// Hands free slots of a service to those who wait for them.
+    pub(super) fn wake(&self, service: u32) {
+        if self.ledger.has_queued(service)
+            && let Some(queue) = self.existing(service)
+        {
+            queue.wake();
+        }
+    }
+
+    /// The queue of a service, if it has one already.
+    pub(super) fn existing(&self, service: u32) -> Option<Arc<Queue>> {
+        self.read().get(&service).map(|known| known.queue.clone())
+    }
+
+    fn known(&self, service: u32, generation: u64) -> Option<Arc<Queue>> {
+        let by_service = self.read();
+        let known = by_service.get(&service)?;
+        let is_fresh = known.generation == generation && known.looked_up_at.elapsed() < FRESH_FOR;
+        is_fresh.then(|| known.queue.clone())
+    }
+
+    fn look_up(self: &Arc<Self>, service: u32, generation: u64) -> Option<Arc<Queue>> {
+        let view = self.directory.look_up(service);
+        let mut by_service = self
+            .by_service
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(view) = view.map(Arc::new) else {
+            by_service.remove(&service);
+            return None;
+        };
+        let queue = match by_service.get(&service) {
+            // An id can come to mean another service; that one gets a queue of its own.
+            Some(known) if known.queue.view().name == view.name => {
+                if *known.queue.view() != *view {
+                    known.queue.set_view(view);
+                }
+                known.queue.clone()
+            }
+            _ => Arc::new(Queue::new(service, view, Arc::downgrade(self))),
+        };
+        let known = Known {
+            queue: queue.clone(),
+            generation,
+            looked_up_at: Instant::now(),
+        };
+        by_service.insert(service, known);
+        Some(queue)
+    }
+
+    /// Drops the queues of services that are gone, and lets sizes follow the load. Called once in
+    /// a while.
+    pub(super) fn settle(self: &Arc<Self>) {
+        let services: Vec<u32> = self.read().keys().copied().collect();
+        for service in services {
+            if let Some(queue) = self.look_up(service, self.directory.generation()) {
+                queue.settle_size();
+            }
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u32, Known>> {
+        self.by_service
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Queues {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Queues")
+            .field("by_service", &*self.read())
+            .finish_non_exhaustive()
+    }
+}

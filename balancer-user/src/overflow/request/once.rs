@@ -1,0 +1,56 @@
+//! A single answer, whatever is asked: for connections that are refused.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{Response, body::Bytes, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    session::{PREFACE, first_bytes, http1, http2},
+    watch::Watched,
+};
+use crate::overflow::refuse;
+
+/// How long a client may take to ask, and then to read the answer.
+const WITHIN: Duration = Duration::from_secs(1);
+/// Bytes of a head that are kept at most.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Answers the first request on a connection, and closes it.
+pub(in crate::overflow) async fn answer_once(
+    mut stream: TcpStream,
+    answer: impl Fn() -> Response<Bytes>,
+) {
+    let Ok(Ok(first)) = timeout(WITHIN, first_bytes(&mut stream)).await else {
+        return refuse::reset(stream);
+    };
+    let is_http2 = first.starts_with(PREFACE);
+    let io = TokioIo::new(Watched::new(stream, first, Arc::default()));
+    let is_answered = CancellationToken::new();
+    let service = service_fn(|_| {
+        is_answered.cancel();
+        let response = answer().map(Full::new);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let serving = async {
+        if is_http2 {
+            let mut connection = pin!(http2().serve_connection(io, service));
+            tokio::select! {
+                biased;
+                () = is_answered.cancelled() => {}
+                _ = connection.as_mut() => return,
+            }
+            connection.as_mut().graceful_shutdown();
+            drop(connection.await);
+        } else {
+            let mut builder = http1();
+            builder.keep_alive(false).max_buf_size(MAX_HEAD_BYTES);
+            drop(builder.serve_connection(io, service).await);
+        }
+    };
+    // What is over time is dropped.
+    drop(timeout(2 * WITHIN, serving).await);
+}

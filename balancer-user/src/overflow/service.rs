@@ -1,0 +1,161 @@
+//! Setting the overflow path up, and what it needs of the rest of the agent.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use balancer_common::counter::ServiceCounter;
+use tokio::{sync::watch, time::MissedTickBehavior};
+
+use super::{
+    Departures, Directory, Queues, View,
+    gate::Gate,
+    notices::{Listener, Notices},
+    workers::{self, OverflowError, Ports},
+};
+use crate::{kernel::Kernel, reconcile::Progress, state::Snapshot};
+
+/// How often sizes and service times are brought up to date.
+const SETTLE_EVERY: Duration = Duration::from_millis(200);
+/// Of these, every so many-th updates the service times.
+const SERVICE_TIME_EVERY: u32 = 5;
+
+/// The running overflow path. Ends when it is dropped, or by [`Overflow::stop`].
+pub struct Overflow {
+    queues: Arc<Queues>,
+    ports: Ports,
+    stop: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Overflow {
+    /// Opens the listeners and starts so many workers.
+    ///
+    /// # Errors
+    /// If a listener or a thread cannot be had.
+    pub fn start(
+        kernel: &Arc<Kernel>,
+        queues: Arc<Queues>,
+        workers: usize,
+        listener: Listener,
+    ) -> Result<Self, OverflowError> {
+        let (listeners, ports) = workers::listen(kernel, workers)?;
+        let departures = Departures::default();
+        let stop = watch::Sender::new(false);
+        let mut notices = Some(Notices {
+            kernel: kernel.clone(),
+            queues: queues.clone(),
+            departures: departures.clone(),
+            listener,
+        });
+        let mut running = Vec::new();
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let (kernel, queues) = (kernel.clone(), queues.clone());
+            let departures = departures.clone();
+            let gate = move |proxy| Gate {
+                kernel,
+                queues,
+                departures,
+                proxy,
+            };
+            // One of them hears what the programs report: on its own thread a waiter wakes fastest.
+            let notices = notices.take();
+            running.push(workers::start(number, listeners, gate, notices, stop.subscribe())?);
+        }
+        Ok(Self {
+            queues,
+            ports,
+            stop,
+            workers: running,
+        })
+    }
+
+    /// The ports that the programs send connections to.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// The queues.
+    pub fn queues(&self) -> &Arc<Queues> {
+        &self.queues
+    }
+
+    /// Ends it: what is in flight may finish for a moment.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let workers = std::mem::take(&mut self.workers);
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                if worker.join().is_err() {
+                    tracing::error!("an overflow thread panicked");
+                }
+            }
+        });
+        let _ = joined.await;
+    }
+}
+
+/// Keeps sizes and service times up to date, for as long as the runtime lives.
+pub async fn settle(kernel: Arc<Kernel>, queues: Arc<Queues>) {
+    let mut ticks = tokio::time::interval(SETTLE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut service_times = ServiceTimes::default();
+    for number in 0u32.. {
+        ticks.tick().await;
+        queues.settle();
+        if number.is_multiple_of(SERVICE_TIME_EVERY) {
+            service_times.settle(&kernel, &queues);
+        }
+    }
+}
+
+/// What the programs had counted at the last look: slots given back, and for how long they had
+/// been held.
+#[derive(Debug, Default)]
+struct ServiceTimes(HashMap<u32, (u64, u64)>);
+
+impl ServiceTimes {
+    fn settle(&mut self, kernel: &Kernel, queues: &Queues) {
+        let mut now = HashMap::new();
+        for queue in queues.all() {
+            let Ok(counters) = kernel.counters(queue.service()) else {
+                continue;
+            };
+            let counted = (
+                counters[ServiceCounter::Released as usize],
+                counters[ServiceCounter::HeldNs as usize],
+            );
+            let before = self.0.get(&queue.service()).copied().unwrap_or(counted);
+            queue.figures().settle_service_time(
+                counted.0.saturating_sub(before.0),
+                Duration::from_nanos(counted.1.saturating_sub(before.1)),
+            );
+            now.insert(queue.service(), counted);
+        }
+        self.0 = now;
+    }
+}
+
+/// Services as the reconciler has numbered them, with the settings in force.
+pub struct Services {
+    /// What stands under which id.
+    pub progress: Progress,
+    /// What is wanted.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Directory for Services {
+    fn generation(&self) -> u64 {
+        self.snapshots.borrow().generation
+    }
+
+    fn look_up(&self, service: u32) -> Option<View> {
+        let snapshot = self.snapshots.borrow().clone();
+        let assignment = self.progress.assignment();
+        let name = assignment.name_of(service)?;
+        snapshot.desired.services.get(name).map(View::from)
+    }
+}

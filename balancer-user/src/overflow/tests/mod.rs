@@ -1,0 +1,4 @@
+//! Queues and visits, over plain memory.
+
+mod order;
+mod visits;

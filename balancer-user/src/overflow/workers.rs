@@ -1,0 +1,153 @@
+//! The threads that serve overflow: each with its own runtime and listeners.
+//!
+//! Apart from the agent's other work, so that neither slows the other; and each on one thread, so
+//! that what belongs together stays on one CPU. The kernel spreads connections over the listeners
+//! of all workers (`SO_REUSEPORT`).
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{runtime, sync::watch};
+
+use super::{gate::Gate, notices::Notices, request};
+use crate::kernel::{Kernel, KernelError};
+
+/// Connections that may wait to be accepted; the kernel's own limit is `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// The listeners of one worker.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    v4: TcpListener,
+    v6: Option<TcpListener>,
+}
+
+/// The ports on which the listeners are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// For IPv4.
+    pub v4: u16,
+    /// For IPv6; `None` if this node has none.
+    pub v6: Option<u16>,
+}
+
+/// Why the agent cannot take overflow.
+#[derive(Debug, thiserror::Error)]
+pub enum OverflowError {
+    /// No listener.
+    #[error("cannot listen for overflow on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// From the kernel.
+        source: io::Error,
+    },
+    /// No thread or runtime.
+    #[error("cannot start a thread for overflow: {0}")]
+    Thread(io::Error),
+    /// The programs cannot be told.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// Opens the listeners of so many workers, and lets connections reach them.
+pub(super) fn listen(
+    kernel: &Kernel,
+    workers: usize,
+) -> Result<(Vec<Listeners>, Ports), OverflowError> {
+    let first = Listeners::open(Ports { v4: 0, v6: Some(0) })?;
+    let ports = first.ports()?;
+    let mut all = vec![first];
+    for _ in 1..workers {
+        all.push(Listeners::open(ports)?);
+    }
+    // One of a group stands for all of it.
+    kernel.set_listener(true, &all[0].v4)?;
+    if let Some(v6) = &all[0].v6 {
+        kernel.set_listener(false, v6)?;
+    }
+    Ok((all, ports))
+}
+
+impl Listeners {
+    fn open(ports: Ports) -> Result<Self, OverflowError> {
+        let v4 = open((Ipv4Addr::LOCALHOST, ports.v4).into())?;
+        let v6 = match ports.v6 {
+            Some(port) => match open((Ipv6Addr::LOCALHOST, port).into()) {
+                Ok(listener) => Some(listener),
+                Err(error) => {
+                    tracing::info!(%error, "clients of IPv6 frontends get no overflow");
+                    None
+                }
+            },
+            None => None,
+        };
+        Ok(Self { v4, v6 })
+    }
+
+    fn ports(&self) -> Result<Ports, OverflowError> {
+        let port = |listener: &TcpListener| {
+            let address = listener.local_addr().map_err(OverflowError::Thread)?;
+            Ok::<_, OverflowError>(address.port())
+        };
+        Ok(Ports {
+            v4: port(&self.v4)?,
+            v6: self.v6.as_ref().map(port).transpose()?,
+        })
+    }
+}
+
+fn open(address: SocketAddr) -> Result<TcpListener, OverflowError> {
+    let open = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| OverflowError::Listen { address, source })
+}
+
+/// Starts one worker. It ends, with all it serves, when `stop` changes or its sender is gone.
+pub(super) fn start(
+    number: usize,
+    listeners: Listeners,
+    gate: impl FnOnce(Arc<request::Proxy>) -> Gate + Send + 'static,
+    notices: Option<Notices>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, OverflowError> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(OverflowError::Thread)?;
+    let work = move || {
+        runtime.block_on(async move {
+            let proxy = Arc::new(request::Proxy::new());
+            let gate = gate(proxy.clone());
+            for listener in [Some(listeners.v4), listeners.v6].into_iter().flatten() {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => drop(tokio::spawn(gate.clone().serve(listener))),
+                    Err(error) => tracing::error!(%error, "a listener cannot be waited for"),
+                }
+            }
+            if let Some(notices) = notices {
+                tokio::spawn(notices.follow());
+            }
+            let _ = stop.wait_for(|is_over| *is_over).await;
+            proxy.shut_down().await;
+        });
+    };
+    thread::Builder::new()
+        .name(format!("overflow-{number}"))
+        .spawn(work)
+        .map_err(OverflowError::Thread)
+}

@@ -1,0 +1,78 @@
+//! A service's settings as the programs need them.
+
+use std::time::Duration;
+
+use balancer_common::{
+    atomic::{store, store32},
+    service::{
+        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL,
+        SERVICE_REFUSE_WITHOUT_AGENT, Service, Strategy,
+    },
+};
+
+use crate::model::{self, OnAgentLoss, RateLimit, Refuse};
+
+/// What of a service's settings lies in its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordSettings {
+    strategy: Strategy,
+    admission: Admission,
+    flags: u32,
+    queue_size: u32,
+    rate_limit: Option<RateLimit>,
+    breaker_failures: u32,
+    breaker_open: Duration,
+}
+
+impl RecordSettings {
+    /// Writes them; the service exists from here on.
+    pub(super) fn write(&self, service: &Service) {
+        let interval_ns = self.rate_limit.map_or(0, |limit| {
+            (1_000_000_000 / u64::from(limit.per_second.max(1))).max(1)
+        });
+        let ahead = self
+            .rate_limit
+            .map_or(0, |limit| u64::from(limit.burst.saturating_sub(1)));
+        // Off while it changes, so that no program sees half of it.
+        store(&service.rate_interval_ns, 0);
+        store(&service.rate_ahead_ns, ahead * interval_ns);
+        store(&service.rate_interval_ns, interval_ns);
+        store(
+            &service.breaker_open_ns,
+            self.breaker_open.as_nanos() as u64,
+        );
+        store32(&service.breaker_failures, self.breaker_failures);
+        store32(&service.queue_size, self.queue_size);
+        store32(&service.strategy, self.strategy as u32);
+        store32(&service.admission, self.admission as u32);
+        store32(&service.flags, self.flags);
+    }
+}
+
+impl From<&model::Service> for RecordSettings {
+    fn from(service: &model::Service) -> Self {
+        let mut flags = SERVICE_PRESENT;
+        if service.queue.overtaking.value {
+            flags |= SERVICE_OVERTAKING;
+        }
+        if service.queue.refuse.value == Refuse::Kernel {
+            flags |= SERVICE_REFUSE_IN_KERNEL;
+        }
+        if service.on_agent_loss.value == OnAgentLoss::Refuse {
+            flags |= SERVICE_REFUSE_WITHOUT_AGENT;
+        }
+        Self {
+            // The configuration lets no other through yet.
+            strategy: Strategy::IdleFirst,
+            admission: match service.admission.value {
+                model::Admission::Request => Admission::Request,
+                _ => Admission::Connection,
+            },
+            flags,
+            queue_size: service.queue.size.value,
+            rate_limit: service.rate_limit.value,
+            breaker_failures: service.breaker.failures.value,
+            breaker_open: service.breaker.open.value,
+        }
+    }
+}
