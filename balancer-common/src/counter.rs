@@ -8,8 +8,8 @@ pub enum ServiceCounter {
     Idle = 0,
     /// Connects steered to a backend that was serving already.
     Shared = 1,
-    /// Connects refused because no backend was available.
-    Refused = 2,
+    /// Connects refused by the programs because the queue was full.
+    QueueFull = 2,
     /// Steered connects that never became established.
     ConnectFailed = 3,
     /// Slots given back.
@@ -20,18 +20,16 @@ pub enum ServiceCounter {
     Sent = 6,
     /// Connects refused by the rate limit.
     RateLimited = 7,
-    /// Connects refused by the programs because the queue was full.
-    QueueFull = 8,
     /// Connects steered to a full backend because the agent was gone.
-    OverAdmitted = 9,
+    OverAdmitted = 8,
     /// Connects refused because the agent was gone.
-    AgentGone = 10,
+    AgentGone = 9,
     /// Connects that tried a backend whose breaker was half-open.
-    Trial = 11,
+    Trial = 10,
     /// Time for which slots given back had been held, in nanoseconds.
-    HeldNs = 12,
+    HeldNs = 11,
     /// Backends shut out by their breaker.
-    Ejected = 13,
+    Ejected = 12,
 }
 
 /// Counters in one row; some are kept free for what comes.

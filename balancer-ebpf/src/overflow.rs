@@ -71,7 +71,7 @@ pub fn send<F: Family>(
     let is_full = before >= load32(&service.queue_size) as u64;
     if is_full && load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0 {
         waiting::unsend(&service.waiting);
-        maps::count(dial.service, ServiceCounter::Refused);
+        maps::count(dial.service, ServiceCounter::QueueFull);
         return Ok(Verdict::Refuse);
     }
     let target = Target {

@@ -3,12 +3,7 @@
 //!
 //! Called by `cli`. Spawns and connects; decides nothing about services.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Instant,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use balancer_common::{
@@ -24,6 +19,7 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, Overrides, Source, process_environment},
+    descriptors,
     health::{Health, Observation, Prober},
     heartbeat::Heartbeat,
     journal::Journal,
@@ -48,6 +44,7 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     for warning in loaded.warning_lines() {
         tracing::warn!("{warning}");
     }
+    descriptors::raise_limit();
     let signals = Signals::new().context("cannot listen for signals")?;
     let listeners = admin::Listeners::bind(&agent)?;
 
@@ -69,6 +66,7 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
             progress: progress.clone(),
             snapshots: state.subscribe(),
         },
+        journal.clone(),
     );
     let overflow = Overflow::start(
         &kernel,
@@ -119,7 +117,13 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     tasks.spawn(prober.run(state.subscribe(), observe));
     tasks.spawn(mark_by_health(observations, markings, journal));
     match source {
-        Source::File => tasks.spawn(file::follow(config_path, overrides, state, fingerprint)),
+        Source::File => tasks.spawn(file::follow(
+            config_path,
+            overrides,
+            state,
+            fingerprint,
+            agent.resync,
+        )),
         Source::Kubernetes => anyhow::bail!("source: kubernetes is not supported by this version"),
     };
 
@@ -158,11 +162,7 @@ async fn mark_by_health(
 }
 
 /// Tells whoever listens what the programs' breakers do, and what they steer.
-fn tell_breakers(
-    kernel: Arc<Kernel>,
-    progress: Progress,
-    journal: Journal,
-) -> overflow::Listener {
+fn tell_breakers(kernel: Arc<Kernel>, progress: Progress, journal: Journal) -> overflow::Listener {
     Box::new(move |kind: EventKind, event: &Event| {
         let service = progress.assignment().name_of(event.service).cloned();
         let backend = kernel.memory().backend(event.backend).map(|backend| {

@@ -77,8 +77,12 @@ impl Heartbeat {
             abi: ABI,
             switches,
             netns_cookie: self.kernel.netns_cookie(),
-            overflow_v4: v4.map_or(Address::default(), |v4| Address::from(std::net::IpAddr::V4(v4))),
-            overflow_v6: v6.map_or(Address::default(), |v6| Address::from(std::net::IpAddr::V6(v6))),
+            overflow_v4: v4.map_or(Address::default(), |v4| {
+                Address::from(std::net::IpAddr::V4(v4))
+            }),
+            overflow_v6: v6.map_or(Address::default(), |v6| {
+                Address::from(std::net::IpAddr::V6(v6))
+            }),
             port_v4: Port::from(self.ports.v4),
             port_v6: self.ports.v6.map_or(Port(0), Port::from),
             reserved: 0,
@@ -115,5 +119,9 @@ impl Heartbeat {
 }
 
 fn say(NodeAddresses { v4, v6 }: NodeAddresses) {
-    tracing::info!(?v4, ?v6, "clients in other network namespaces reach the agent here");
+    tracing::info!(
+        ?v4,
+        ?v6,
+        "clients in other network namespaces reach the agent here"
+    );
 }

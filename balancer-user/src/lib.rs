@@ -6,6 +6,7 @@ pub mod agent;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod health;
 pub mod heartbeat;
 pub mod journal;

@@ -11,9 +11,7 @@ use std::{
 use balancer_common::{
     atomic::{load, load32},
     breaker,
-    service::{
-        Backend, Membership, STATE_DRAINING, STATE_RETIRED, STATE_UNHEALTHY, Tables,
-    },
+    service::{Backend, Membership, STATE_DRAINING, STATE_RETIRED, STATE_UNHEALTHY, Tables},
     waiting,
 };
 use serde::{Deserialize, Serialize};

@@ -68,6 +68,12 @@ impl State {
         self.sender.subscribe()
     }
 
+    /// Whether this very configuration is in force, and nothing is known to be wrong with the file.
+    pub fn is_in_force(&self, config: &Config) -> bool {
+        let current = self.sender.borrow();
+        current.problems.is_empty() && *current.config == *config
+    }
+
     /// Puts a new configuration in force: its services. What it says under
     /// `agent:` holds from the next start on, and that is said if it differs.
     pub fn accept(&self, mut loaded: Loaded) {

@@ -100,11 +100,7 @@ async fn mark(
 }
 
 /// There must be such a service, with such a backend.
-fn require(
-    snapshot: &Snapshot,
-    service: ServiceName,
-    address: SocketAddr,
-) -> Result<(), Refusal> {
+fn require(snapshot: &Snapshot, service: ServiceName, address: SocketAddr) -> Result<(), Refusal> {
     let Some(found) = snapshot.desired.services.get(&service) else {
         return Err(Refusal::NoService(service));
     };

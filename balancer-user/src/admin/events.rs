@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{
+    Extension,
     extract::{Query, State, rejection::QueryRejection},
     response::{
         IntoResponse, Response, Sse,
@@ -11,9 +12,10 @@ use axum::{
 };
 use futures_util::stream;
 use serde::Deserialize;
+use tokio::time::timeout;
 use utoipa::IntoParams;
 
-use super::{Context, Problem, problem::Refusal};
+use super::{Context, Problem, problem::Refusal, serve::Peer};
 use crate::{
     journal::{Event, Filter, Heard, Kind, Listener},
     model::ServiceName,
@@ -22,6 +24,9 @@ use crate::{
 
 /// How often something is sent although nothing happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a reader to whom nothing is told is looked for: one that has gone would hold its
+/// place until the next sign of life.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -72,6 +77,7 @@ fn kinds(list: &str) -> Result<Vec<Kind>, Refusal> {
 )]
 pub(super) async fn follow(
     State(context): State<Context>,
+    peer: Option<Extension<Peer>>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(parameters) = parameters?;
@@ -84,9 +90,10 @@ pub(super) async fn follow(
         listener: context.journal.subscribe(filter)?,
         progress: context.progress,
         service,
+        peer: peer.map(|Extension(peer)| peer),
     };
     let events = stream::unfold(stream, async |mut stream| {
-        let heard = stream.next().await;
+        let heard = stream.next().await?;
         Some((message(&heard), stream))
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
@@ -98,14 +105,21 @@ struct Stream {
     listener: Listener,
     progress: Progress,
     service: Option<ServiceName>,
+    peer: Option<Peer>,
 }
 
 impl Stream {
-    async fn next(&mut self) -> Heard {
+    /// What there is to tell; nothing once the reader has gone.
+    async fn next(&mut self) -> Option<Heard> {
         loop {
-            let heard = self.listener.next().await;
+            let Ok(heard) = timeout(LOOK_EVERY, self.listener.next()).await else {
+                if self.peer.as_ref().is_some_and(Peer::is_gone) {
+                    return None;
+                }
+                continue;
+            };
             if self.is_concerned(&heard) {
-                return heard;
+                return Some(heard);
             }
         }
     }
@@ -134,5 +148,60 @@ fn message(heard: &Heard) -> Result<sse::Event, axum::Error> {
         Heard::Missed(count) => message
             .event("missed")
             .json_data(serde_json::json!({ "count": count })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(kind: Option<&str>, service: Option<&str>) -> Result<Filter, Refusal> {
+        let parameters = Parameters {
+            kind: kind.map(str::to_owned),
+            service: service.map(str::to_owned),
+        };
+        parameters.filter()
+    }
+
+    #[test]
+    fn kinds_and_services_are_read_or_refused() {
+        let read = filter(Some("ejection, config-error"), Some("ns/hello")).unwrap();
+        assert_eq!(read.kinds, Some(vec![Kind::Ejection, Kind::ConfigError]));
+        assert_eq!(read.service.unwrap().to_string(), "ns/hello");
+        assert_eq!(filter(None, None).unwrap().kinds, None);
+        for list in ["", "steers", "steer,,health"] {
+            let refusal = filter(Some(list), None).unwrap_err();
+            assert!(matches!(refusal, Refusal::BadKind(_)), "{list:?}");
+        }
+        let refusal = filter(None, Some("No/Such")).unwrap_err();
+        assert!(matches!(refusal, Refusal::BadName { .. }));
+    }
+
+    #[test]
+    fn a_reader_of_a_service_hears_of_its_backends_only() {
+        let journal = crate::journal::Journal::default();
+        let stream = Stream {
+            listener: journal.subscribe(Filter::default()).unwrap(),
+            progress: Progress::default(),
+            service: Some("hello".parse().unwrap()),
+            peer: None,
+        };
+        let event = |service: Option<&str>, backend: Option<&str>| {
+            Heard::Event(std::sync::Arc::new(Event {
+                id: 1,
+                at: 0.0,
+                kind: Kind::Health,
+                service: service.map(str::to_owned),
+                backend: backend.map(|backend| backend.parse().unwrap()),
+                client: None,
+                reason: None,
+                detail: None,
+                count: 1,
+            }))
+        };
+        assert!(stream.is_concerned(&event(Some("default/hello"), None)));
+        assert!(stream.is_concerned(&Heard::Missed(1)));
+        // It has no backends.
+        assert!(!stream.is_concerned(&event(None, Some("10.1.0.2:80"))));
     }
 }

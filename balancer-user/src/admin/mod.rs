@@ -56,7 +56,7 @@ pub use problem::{Missing, Problem};
 pub use queues::QueueRow;
 pub(crate) use selection::{DecisionTimes, Selections};
 pub use services::{Counts, ServiceDetail, ServiceFacts, ServiceSummary};
-pub use settings::{Breaker, HealthChecks, Millis, Queueing, RateLimit, Settings};
+pub use settings::{Auto, Breaker, HealthChecks, Millis, Queueing, RateLimit, Settings};
 pub use stats::{ServiceFigures, ServiceStats, Spread, Stats, StatsCache};
 pub(crate) use tally::{Tallies, Tally};
 

@@ -106,7 +106,8 @@ impl Selections<'_> {
         let rank = (share * count as f64).ceil().max(1.0);
         // Where the programs tell durations apart, both are counted up to each bound.
         let reached = |bucket: &u32| {
-            let by_programs = self.by_programs as f64 * self.decisions.share_up_to(*bucket as usize);
+            let by_programs =
+                self.by_programs as f64 * self.decisions.share_up_to(*bucket as usize);
             let up_to = Duration::from_nanos(longest_ns(*bucket));
             by_programs + self.agents_up_to(up_to) as f64 >= rank
         };
@@ -135,5 +136,105 @@ impl Selections<'_> {
 
     fn agents_up_to(&self, limit: Duration) -> u64 {
         self.by_agent.map_or(0, |times| times.count_up_to(limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decisions of these durations in nanoseconds.
+    fn decisions(ns: &[u64]) -> DecisionTimes {
+        let mut counts = vec![0; histogram::BUCKETS as usize];
+        for ns in ns {
+            counts[histogram::bucket(*ns) as usize] += 1;
+        }
+        DecisionTimes::new(&counts)
+    }
+
+    fn agents(ms: &[u64]) -> Durations {
+        ms.iter().copied().map(Duration::from_millis).collect()
+    }
+
+    fn assert_near(actual: Option<f64>, expected: f64) {
+        let actual = actual.expect("there are selections");
+        assert!(
+            (actual - expected).abs() <= expected * 0.15,
+            "{actual} is far from {expected}"
+        );
+    }
+
+    #[test]
+    fn without_selections_there_are_no_times() {
+        let none = Selections {
+            by_programs: 0,
+            decisions: &decisions(&[500]),
+            by_agent: None,
+        };
+        assert_eq!((none.count(), none.sum_seconds()), (0, 0.0));
+        assert_eq!(
+            (none.mean_seconds(), none.quantile_seconds(0.5)),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn both_are_one_distribution_weighted_by_their_numbers() {
+        let (decisions, agents) = (decisions(&[500; 10]), agents(&[40; 20]));
+        let all = Selections {
+            by_programs: 980,
+            decisions: &decisions,
+            by_agent: Some(&agents),
+        };
+        assert_eq!(all.count(), 1_000);
+        assert_near(all.quantile_seconds(0.95), 500e-9);
+        assert_near(all.quantile_seconds(0.98), 500e-9);
+        assert_near(all.quantile_seconds(0.981), 40e-3);
+        assert_near(all.quantile_seconds(0.99), 40e-3);
+        assert_near(all.mean_seconds(), 0.02 * 40e-3);
+    }
+
+    #[test]
+    fn quantiles_beyond_the_programs_are_the_agents_own() {
+        let agents: Durations = (1..=100).map(Duration::from_millis).collect();
+        let decisions = decisions(&[1_000]);
+        let all = Selections {
+            by_programs: 100,
+            decisions: &decisions,
+            by_agent: Some(&agents),
+        };
+        assert_near(all.quantile_seconds(0.25), 1e-6);
+        assert_near(all.quantile_seconds(0.75), 50e-3);
+        assert_near(all.quantile_seconds(0.95), 90e-3);
+        assert_near(all.quantile_seconds(1.0), 100e-3);
+        let only_agents = Selections {
+            by_programs: 0,
+            ..all
+        };
+        assert_near(only_agents.quantile_seconds(0.95), 95e-3);
+    }
+
+    #[test]
+    fn until_a_decision_is_timed_decisions_take_no_time() {
+        let all = Selections {
+            by_programs: 3,
+            decisions: &decisions(&[]),
+            by_agent: None,
+        };
+        assert_eq!(all.quantile_seconds(0.99), Some(0.0));
+        assert_eq!(all.mean_seconds(), Some(0.0));
+    }
+
+    #[test]
+    fn the_programs_are_in_every_bucket_and_the_agents_where_they_belong() {
+        let (decisions, agents) = (decisions(&[500]), agents(&[1, 40, 600]));
+        let all = Selections {
+            by_programs: 7,
+            decisions: &decisions,
+            by_agent: Some(&agents),
+        };
+        let buckets = all.up_to_each(&[0.005, 0.05, 0.5]);
+        assert_eq!(buckets, [(0.005, 8), (0.05, 9), (0.5, 9)]);
+        assert_eq!(all.count(), 10);
     }
 }

@@ -4,14 +4,18 @@
 //! request, time to take the answer. Each listener has its own allowance, so whoever crowds the
 //! TCP address leaves the unix socket usable.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, mem::MaybeUninit, os::fd::AsFd, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use socket2::Socket;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -22,9 +26,11 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 
 use super::{Context, Listeners, Transport, metrics_router, news, router};
+use crate::journal::MAX_LISTENERS;
 
-/// Connections of one listener at a time; further ones wait in its backlog.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections of one listener at a time; further ones wait in its backlog. Those that follow
+/// events take up half of it at most.
+const MAX_CONNECTIONS: usize = 2 * MAX_LISTENERS;
 /// For a request's head, counted from when the connection could take one; so it also ends idle
 /// connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -91,9 +97,30 @@ fn announce(listener: &TcpListener, what: &'static str) {
     }
 }
 
+/// The other end of a connection, for answers that do not end: nobody reads from the connection
+/// while it is being answered, so nobody else would notice that the client has gone.
+#[derive(Clone, Debug)]
+pub(super) struct Peer(Arc<Socket>);
+
+impl Peer {
+    fn of(stream: &impl AsFd) -> io::Result<Self> {
+        let socket = stream.as_fd().try_clone_to_owned()?;
+        Ok(Self(Arc::new(socket.into())))
+    }
+
+    /// Whether the client has closed the connection, or its sending side.
+    pub(super) fn is_gone(&self) -> bool {
+        match self.0.peek(&mut [MaybeUninit::uninit()]) {
+            Ok(bytes) => bytes == 0,
+            // The socket does not block.
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
 /// Something that connections come from.
 trait Accept: Send + Sync + 'static {
-    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Stream: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static;
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -158,8 +185,20 @@ async fn next_connection<L: Accept>(
 
 async fn serve_connection<S>(stream: S, router: Router, mut stopped: watch::Receiver<bool>)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
 {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::warn!(%error, "a connection to the admin API cannot be served");
+            return;
+        }
+    };
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<_>| {
+        request.extensions_mut().insert(peer.clone());
+        router.call(request)
+    });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let connection = http1::Builder::new()
@@ -168,10 +207,7 @@ where
         .max_buf_size(MAX_HEAD_BYTES)
         // A client may close its sending side once it has asked.
         .half_close(true)
-        .serve_connection(
-            TokioIo::new(Box::pin(stream)),
-            TowerToHyperService::new(router),
-        );
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -91,7 +91,7 @@ pub struct Counts {
     pub refused: u64,
     /// Refused by the rate limit.
     pub rate_limited: u64,
-    /// Refused because the queue was full.
+    /// Refused because no backend was available and as many waited as may.
     pub queue_full: u64,
     /// Refused because the agent was gone.
     pub agent_gone: u64,
@@ -232,4 +232,34 @@ fn detail(
         counters: context.kernel.counters(id)?.into(),
         backends: rows.by_address(members(tables, id).map(|record| rows.row(record))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::counter::SERVICE_COUNTERS;
+
+    use super::*;
+
+    #[test]
+    fn refusals_and_selections_are_sums_of_their_kinds() {
+        let row: ServiceCounters = std::array::from_fn(|index| 1 << (20 + index));
+        let counts = Counts::from(row);
+        let bit = |counter: ServiceCounter| 1 << (20 + counter as u64);
+        let refused = [
+            ServiceCounter::RateLimited,
+            ServiceCounter::QueueFull,
+            ServiceCounter::AgentGone,
+            ServiceCounter::NoBackends,
+        ];
+        let steered = [
+            ServiceCounter::Idle,
+            ServiceCounter::Shared,
+            ServiceCounter::Trial,
+            ServiceCounter::OverAdmitted,
+        ];
+        assert_eq!(counts.refused, refused.map(bit).iter().sum::<u64>());
+        assert_eq!(counts.steered(), steered.map(bit).iter().sum::<u64>());
+        assert_eq!(counts.held_ms, bit(ServiceCounter::HeldNs) / 1_000_000);
+        assert!((ServiceCounter::Ejected as usize) < SERVICE_COUNTERS);
+    }
 }

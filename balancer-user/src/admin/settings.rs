@@ -244,13 +244,20 @@ mod tests {
             ("/breaker/open_ms", json!(30_000), "built-in"),
         ] {
             let setting = shown.pointer(pointer).unwrap();
-            assert_eq!(*setting, json!({"value": value, "origin": origin}), "{pointer}");
+            assert_eq!(
+                *setting,
+                json!({"value": value, "origin": origin}),
+                "{pointer}"
+            );
         }
     }
 
     #[test]
     fn settings_are_read_back() {
-        for timeout in [QueueTimeout::Auto, QueueTimeout::Fixed(Duration::from_millis(250))] {
+        for timeout in [
+            QueueTimeout::Auto,
+            QueueTimeout::Fixed(Duration::from_millis(250)),
+        ] {
             let mut service = Service::named("hello".parse().unwrap());
             service.queue.timeout.value = timeout;
             let shown = Settings::from(&service);

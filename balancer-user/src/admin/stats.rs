@@ -101,10 +101,7 @@ impl Default for StatsCache {
 
 impl StatsCache {
     /// The answer, computed if the last one is too old. Of all who ask at once, one computes it.
-    fn get_or<E>(
-        &self,
-        compute: impl FnOnce() -> Result<Stats, E>,
-    ) -> Result<Arc<Stats>, E> {
+    fn get_or<E>(&self, compute: impl FnOnce() -> Result<Stats, E>) -> Result<Arc<Stats>, E> {
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stats) = cache.get(&()) {
             return Ok(stats);
@@ -161,7 +158,11 @@ fn compute(context: &Context, desired: &DesiredState) -> Result<Stats, KernelErr
     })
 }
 
-fn figures(tally: &Tally, times: Option<&TimesSnapshot>, decisions: &DecisionTimes) -> ServiceFigures {
+fn figures(
+    tally: &Tally,
+    times: Option<&TimesSnapshot>,
+    decisions: &DecisionTimes,
+) -> ServiceFigures {
     let selected = times.map(|times| &times.selection_ok);
     let selections = Selections {
         by_programs: tally.counts.steered(),
@@ -255,5 +256,43 @@ fn merge(all: &mut Option<Durations>, one: Durations) {
     match all {
         Some(all) => all.merge(&one),
         None => *all = Some(one),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_computed_once_and_given_again() {
+        let cache = StatsCache::default();
+        let computed = std::cell::Cell::new(0);
+        let ask = || {
+            let answer = cache.get_or(|| {
+                computed.set(computed.get() + 1);
+                Ok::<_, ()>(Stats::default())
+            });
+            assert_eq!(*answer.unwrap(), Stats::default());
+        };
+        ask();
+        ask();
+        ask();
+        assert_eq!(computed.get(), 1);
+        let figures = cache.figures();
+        assert_eq!((figures.hit_count, figures.miss_count), (2, 1));
+        let failed = StatsCache::default().get_or(|| Err("unreadable"));
+        assert_eq!(failed.unwrap_err(), "unreadable");
+    }
+
+    #[test]
+    fn waiting_is_told_in_milliseconds_and_nothing_by_null() {
+        let waited: Durations = (1..=100).map(Duration::from_millis).collect();
+        let shown = queue_ms(Some(&waited));
+        assert!((shown.average.unwrap() - 50.5).abs() < 1.0, "{shown:?}");
+        assert!((shown.p95.unwrap() - 95.0).abs() < 2.0, "{shown:?}");
+        assert!((shown.p99.unwrap() - 99.0).abs() < 2.0, "{shown:?}");
+        let none = serde_json::to_value(queue_ms(None)).unwrap();
+        let expected = serde_json::json!({"average": null, "p95": null, "p99": null});
+        assert_eq!(none, expected);
     }
 }

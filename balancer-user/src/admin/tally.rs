@@ -163,3 +163,60 @@ impl Tally {
             .or_else(since_start)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_refusals_are_told_by_the_agents_words() {
+        let tally = Tally {
+            counts: Counts {
+                idle: 5,
+                sent: 3,
+                refused: 10,
+                rate_limited: 1,
+                queue_full: 2,
+                agent_gone: 3,
+                no_backends: 4,
+                released: 4,
+                held_ms: 10,
+                ..Counts::default()
+            },
+            waiters: 0,
+            queue: None,
+        };
+        let refused = tally.refused();
+        let words: Vec<_> = refused.keys().map(String::as_str).collect();
+        assert_eq!(words, REASONS);
+        for (reason, count) in [
+            ("rate-limited", 1),
+            ("queue-full", 2),
+            ("agent-gone", 3),
+            ("no-backends", 4),
+            ("queue-timeout", 0),
+        ] {
+            assert_eq!(refused[reason], count, "{reason}");
+        }
+        assert_eq!(refused.values().sum::<u64>(), tally.counts.refused);
+        // What was sent to the agent is counted there.
+        assert_eq!(tally.requests(), 15);
+        assert_eq!(tally.mean_service_time_ms(), Some(2.5));
+    }
+
+    #[test]
+    fn a_service_nobody_came_to_has_the_queue_of_its_settings() {
+        let tally = Tally {
+            counts: Counts::default(),
+            waiters: 0,
+            queue: None,
+        };
+        let mut service = Service::named("hello".parse().unwrap());
+        service.queue.size.value = 7;
+        assert_eq!(tally.size(&service), 7);
+        assert_eq!(tally.timeout_ms(&service), Some(100));
+        service.queue.timeout.value = QueueTimeout::Auto;
+        assert_eq!(tally.timeout_ms(&service), None);
+        assert_eq!(tally.mean_service_time_ms(), None);
+    }
+}

@@ -27,6 +27,7 @@ fn operations(document: &Value) -> BTreeSet<String> {
 fn the_document_has_exactly_the_routes_of_the_contract() {
     // Routes and document come from the same calls, so one list holds both to the contract.
     let contract = [
+        "GET /cache-metrics",
         "GET /healthz",
         "GET /metrics",
         "GET /openapi.json",
@@ -34,12 +35,17 @@ fn the_document_has_exactly_the_routes_of_the_contract() {
         "GET /v1/backends",
         "GET /v1/config",
         "GET /v1/connections",
+        "GET /v1/events",
         "GET /v1/log-level",
         "GET /v1/maps",
         "GET /v1/maps/{name}",
+        "GET /v1/queues",
         "GET /v1/services",
         "GET /v1/services/{namespace}/{name}",
+        "GET /v1/stats",
         "GET /version",
+        "POST /v1/services/{namespace}/{name}/backends/{address}/drain",
+        "POST /v1/services/{namespace}/{name}/backends/{address}/undrain",
         "PUT /v1/log-level",
     ];
     assert_eq!(operations(&document()), contract.map(str::to_owned).into());

@@ -117,6 +117,12 @@ impl Client {
         self.accepted(path, answer)
     }
 
+    /// The body of a `POST` that must succeed.
+    pub(super) async fn post(&self, path: &str) -> Result<String, ClientError> {
+        let answer = self.send(Method::POST, path, String::new()).await?;
+        self.accepted(path, answer)
+    }
+
     /// Reads a body of [`Client::get`].
     pub(super) fn decode<T: DeserializeOwned>(
         &self,

@@ -9,7 +9,7 @@ use super::{
     table::{self, Column::Left, Column::Right, age, joined, limit, or_dash},
 };
 use crate::{
-    admin::{BackendRow, Connections, MapSummary, ServiceDetail, ServiceSummary, Via},
+    admin::{BackendRow, Connections, MapSummary, ServiceSummary, Via},
     model::ServiceName,
 };
 
@@ -65,87 +65,6 @@ fn services_table(services: &[ServiceSummary]) -> String {
     table::render(&columns, rows)
 }
 
-pub(super) async fn service(client: &Client, name: &str, output: Output) -> anyhow::Result<Report> {
-    let name: ServiceName = name.parse().map_err(|fault| {
-        anyhow::anyhow!(
-            "{name:?} cannot be a service's name: {fault}; write NAME or NAMESPACE/NAME"
-        )
-    })?;
-    let path = format!("/v1/services/{name}");
-    let body = client.get(&path).await?;
-    if output == Output::Json {
-        return Ok(json(body));
-    }
-    let detail: ServiceDetail = client.decode(&path, &body)?;
-    Ok(Report::fine(service_text(&name, &detail)))
-}
-
-fn service_text(name: &ServiceName, detail: &ServiceDetail) -> String {
-    let ServiceDetail {
-        facts,
-        occupancy,
-        settings,
-        counters,
-        backends,
-    } = detail;
-    let facts = table::facts(&[
-        ("service", name.to_string()),
-        ("frontends", joined(&facts.frontends)),
-        (
-            "backends",
-            format!(
-                "{}: {} idle, {} available, {} unhealthy",
-                backends.len(),
-                occupancy.idle,
-                occupancy.available,
-                occupancy.unhealthy
-            ),
-        ),
-        ("inflight", occupancy.inflight.to_string()),
-        ("waiters", occupancy.waiters.to_string()),
-        (
-            "connects",
-            format!(
-                "{} to idle backends, {} to busy ones, {} refused, {} without backends, {} failed",
-                counters.idle,
-                counters.shared,
-                counters.refused,
-                counters.no_backends,
-                counters.connect_failures
-            ),
-        ),
-        ("released", counters.released.to_string()),
-    ]);
-    let setting =
-        |name: &str, value: String, origin| vec![name.to_owned(), value, format!("{origin}")];
-    let settings = table::render(
-        &[Left("SETTING"), Left("VALUE"), Left("FROM")],
-        [
-            setting(
-                "protocol",
-                settings.protocol.value.to_string(),
-                settings.protocol.origin,
-            ),
-            setting(
-                "admission",
-                settings.admission.value.to_string(),
-                settings.admission.origin,
-            ),
-            setting(
-                "strategy",
-                settings.strategy.value.to_string(),
-                settings.strategy.origin,
-            ),
-            setting(
-                "max_inflight",
-                limit(settings.max_inflight.value),
-                settings.max_inflight.origin,
-            ),
-        ],
-    );
-    format!("{facts}\n{settings}\n{}", backends_table(backends))
-}
-
 pub(super) async fn backends(client: &Client, output: Output) -> anyhow::Result<Report> {
     const PATH: &str = "/v1/backends";
     let body = client.get(PATH).await?;
@@ -156,7 +75,7 @@ pub(super) async fn backends(client: &Client, output: Output) -> anyhow::Result<
     Ok(Report::fine(backends_table(&backends)))
 }
 
-fn backends_table(backends: &[BackendRow]) -> String {
+pub(super) fn backends_table(backends: &[BackendRow]) -> String {
     let columns = [
         Left("ADDRESS"),
         Left("STATE"),
@@ -349,6 +268,7 @@ mod tests {
             weight: 1,
             response_time_us: None,
             failures: 0,
+            last_probe: None,
             steered: 7,
             node: None,
             zone: None,

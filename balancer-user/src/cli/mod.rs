@@ -7,12 +7,16 @@
 mod address;
 mod check;
 mod client;
+mod drain;
 mod list;
+mod queues;
+mod service;
 mod status;
 mod table;
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -71,6 +75,18 @@ enum Command {
     },
     /// List the backends
     Backends,
+    /// List the overflow queues: who waits, and who was refused
+    Queues,
+    /// Give a backend nothing new: it keeps what it has
+    Drain {
+        /// IP:PORT, as `idlefirst backends` shows it
+        address: SocketAddr,
+    },
+    /// Let a drained backend take part again
+    Undrain {
+        /// IP:PORT, as `idlefirst backends` shows it
+        address: SocketAddr,
+    },
     /// List the steered connections that are alive
     Connections {
         /// Only those of this service: NAME or NAMESPACE/NAME
@@ -190,10 +206,19 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
             list::services(client, output).await
         }),
         Command::Services { name: Some(name) } => ask(&cli.admin, async |client| {
-            list::service(client, &name, output).await
+            service::service(client, &name, output).await
         }),
         Command::Backends => ask(&cli.admin, async |client| {
             list::backends(client, output).await
+        }),
+        Command::Queues => ask(&cli.admin, async |client| {
+            queues::queues(client, output).await
+        }),
+        Command::Drain { address } => ask(&cli.admin, async |client| {
+            drain::drain(client, address, output).await
+        }),
+        Command::Undrain { address } => ask(&cli.admin, async |client| {
+            drain::undrain(client, address, output).await
         }),
         Command::Connections { service, limit } => ask(&cli.admin, async |client| {
             list::connections(client, service.as_deref(), limit, output).await

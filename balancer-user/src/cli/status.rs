@@ -1,23 +1,27 @@
 //! `status`: whether the agent steers, by which configuration, how busy it is; and `log-level`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use hyper::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
     Output, Report,
     client::Client,
-    list,
+    list, queues,
     table::{self, age},
 };
 use crate::{
     admin::{
-        Applied, BackendRow, Configuration, LogLevelBody, Missing, Problem, ServiceSummary, Version,
+        Applied, BackendRow, Configuration, LogLevelBody, Missing, Problem, QueueRow,
+        ServiceSummary, Version,
     },
     config::LogLevel,
     occupancy::BackendState,
 };
+
+const AGENT: &str = "/v1/maps/AGENT";
 
 /// Everything that `status` shows.
 struct Status {
@@ -28,6 +32,24 @@ struct Status {
     services: usize,
     inflight: u64,
     states: BTreeMap<BackendState, usize>,
+    agent: AgentState,
+    queues: Vec<QueueRow>,
+}
+
+/// What the programs know about the agent: the one entry of `/v1/maps/AGENT`.
+#[derive(Debug, Deserialize, Serialize)]
+struct AgentState {
+    is_alive: bool,
+    heartbeat_age_ms: u64,
+    overflow_v4: Option<SocketAddr>,
+    overflow_v6: Option<SocketAddr>,
+    port_v4: Option<u16>,
+    port_v6: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+struct AgentMap {
+    entries: [AgentState; 1],
 }
 
 pub(super) async fn status(client: &Client, output: Output) -> anyhow::Result<Report> {
@@ -53,6 +75,7 @@ async fn gather(client: &Client) -> anyhow::Result<Status> {
     for backend in &backends {
         *states.entry(backend.state).or_default() += 1;
     }
+    let AgentMap { entries: [agent] } = client.decode(AGENT, &client.get(AGENT).await?)?;
     Ok(Status {
         address: client.address().to_string(),
         version,
@@ -61,6 +84,8 @@ async fn gather(client: &Client) -> anyhow::Result<Status> {
         services: services.len(),
         inflight: backends.iter().map(|backend| backend.inflight).sum(),
         states,
+        agent,
+        queues: client.decode(queues::PATH, &client.get(queues::PATH).await?)?,
     })
 }
 
@@ -83,6 +108,9 @@ impl Status {
             "services": self.services,
             "inflight": self.inflight,
             "backends": self.states,
+            "overflow": self.agent,
+            "waiters": self.waiters(),
+            "refused": self.refused(),
         });
         format!("{value}\n")
     }
@@ -113,6 +141,9 @@ impl Status {
                 },
             ),
             ("inflight", self.inflight.to_string()),
+            ("overflow", self.agent.to_string()),
+            ("waiters", self.waiters().to_string()),
+            ("refused", queues::refused(&self.queues)),
         ]);
         let problems = self
             .config
@@ -128,6 +159,15 @@ impl Status {
             text.push_str(&format!("{kind}: {}\n", problem.in_file(&self.config.file)));
         }
         text
+    }
+
+    fn waiters(&self) -> u32 {
+        self.queues.iter().map(|queue| queue.waiters).sum()
+    }
+
+    fn refused(&self) -> u64 {
+        let refused = self.queues.iter().flat_map(|queue| queue.refused.values());
+        refused.sum()
     }
 
     fn steering(&self) -> String {
@@ -161,6 +201,35 @@ impl Status {
     }
 }
 
+impl fmt::Display for AgentState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_alive {
+            let silent = age(self.heartbeat_age_ms);
+            return write!(
+                out,
+                "nothing is sent to the agent: the programs have not heard of it for {silent}"
+            );
+        }
+        let ports: Vec<_> = [("IPv4", self.port_v4), ("IPv6", self.port_v6)]
+            .into_iter()
+            .filter_map(|(family, port)| Some(format!("{family} port {}", port?)))
+            .collect();
+        if ports.is_empty() {
+            return out.write_str("the agent takes none");
+        }
+        let others: Vec<_> = [self.overflow_v4, self.overflow_v6]
+            .into_iter()
+            .flatten()
+            .collect();
+        write!(
+            out,
+            "{} over loopback; from other network namespaces: {}",
+            ports.join(" and "),
+            table::joined(&others)
+        )
+    }
+}
+
 pub(super) async fn log_level(
     client: &Client,
     level: LogLevel,
@@ -177,4 +246,28 @@ pub(super) async fn log_level(
     Ok(Report::fine(format!(
         "The agent now logs {level} and more severe lines.\n"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overflow_is_told_in_one_line() {
+        let mut agent = AgentState {
+            is_alive: true,
+            heartbeat_age_ms: 100,
+            overflow_v4: Some("10.0.0.1:4000".parse().unwrap()),
+            overflow_v6: None,
+            port_v4: Some(4000),
+            port_v6: Some(4001),
+        };
+        let expected = "IPv4 port 4000 and IPv6 port 4001 over loopback; \
+                        from other network namespaces: 10.0.0.1:4000";
+        assert_eq!(agent.to_string(), expected);
+        (agent.port_v4, agent.port_v6) = (None, None);
+        assert_eq!(agent.to_string(), "the agent takes none");
+        (agent.is_alive, agent.heartbeat_age_ms) = (false, 5_000);
+        assert!(agent.to_string().ends_with("for 5.0s"), "{agent}");
+    }
 }

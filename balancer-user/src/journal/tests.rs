@@ -90,9 +90,18 @@ async fn what_the_programs_report_is_told_in_words() {
     let reports = [
         (EventKind::SlotFreed, None),
         (EventKind::ClientGone, None),
-        (EventKind::Ejected, Some((Kind::Ejection, Some("connect-failures")))),
-        (EventKind::TrialFailed, Some((Kind::Ejection, Some("trial-failed")))),
-        (EventKind::Readmitted, Some((Kind::Readmission, Some("trial-succeeded")))),
+        (
+            EventKind::Ejected,
+            Some((Kind::Ejection, Some("connect-failures"))),
+        ),
+        (
+            EventKind::TrialFailed,
+            Some((Kind::Ejection, Some("trial-failed"))),
+        ),
+        (
+            EventKind::Readmitted,
+            Some((Kind::Readmission, Some("trial-succeeded"))),
+        ),
         (EventKind::Steered, Some((Kind::Steer, None))),
     ];
     for (report, expected) in reports {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::MAX_SHOWN;
+use crate::health;
 
 /// How a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Kind {
     Gauge,
     /// Counts by size.
     Histogram,
+    /// Quantiles.
+    Summary,
 }
 
 impl Kind {
@@ -21,6 +24,7 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+            Self::Summary => "summary",
         }
     }
 }
@@ -53,6 +57,7 @@ const fn metric(
 }
 
 const SERVICE: &[&str] = &["namespace", "service"];
+const FUNCTION: &[&str] = &["function", "namespace"];
 
 pub(super) const BUILD_INFO: Definition = metric(
     "idlefirst_build_info",
@@ -101,13 +106,138 @@ pub(super) const CONNECTS: Definition = metric(
     Kind::Counter,
     &["namespace", "service", "result"],
     "Connects to a service by result: idle (steered to an idle backend), shared (steered to one \
-     that was serving already), refused (none was available), no_backends (it has none).",
+     that was serving already), trial (steered to one whose breaker was half-open), over_admitted \
+     (steered to a full one because the agent was gone), sent (sent to the agent), queue_full, \
+     rate_limited, agent_gone and no_backends (refused).",
 );
 pub(super) const CONNECT_FAILURES: Definition = metric(
     "idlefirst_connect_failures_total",
     Kind::Counter,
     SERVICE,
     "Steered connects that were never established.",
+);
+pub(super) const EJECTIONS: Definition = metric(
+    "idlefirst_ejections_total",
+    Kind::Counter,
+    SERVICE,
+    "Backends that the programs shut out because too many connects to the service failed in a row.",
+);
+pub(super) const REQUESTS: Definition = metric(
+    "idlefirst_requests_total",
+    Kind::Counter,
+    SERVICE,
+    "Requests: connections, or with admission request, HTTP requests. Those that were decided on \
+     in the kernel and those that came to the agent.",
+);
+pub(super) const SELECTIONS: Definition = metric(
+    "idlefirst_successful_selections_total",
+    Kind::Counter,
+    SERVICE,
+    "Requests for which a backend was selected, in the kernel or by the agent.",
+);
+pub(super) const QUEUED: Definition = metric(
+    "idlefirst_queued_total",
+    Kind::Counter,
+    SERVICE,
+    "Requests that had to wait for a slot.",
+);
+pub(super) const RETRIES: Definition = metric(
+    "idlefirst_retries_total",
+    Kind::Counter,
+    SERVICE,
+    "Attempts of the agent at upstream connections after the first.",
+);
+pub(super) const REFUSALS: Definition = metric(
+    "idlefirst_refusals_total",
+    Kind::Counter,
+    &["namespace", "service", "reason"],
+    "Requests that were refused, in the kernel or by the agent: queue-full, queue-timeout, \
+     retries-exhausted, no-backends, breaker-open, rate-limited or agent-gone.",
+);
+pub(super) const SELECTION_TIME: Definition = metric(
+    "idlefirst_selection_seconds",
+    Kind::Summary,
+    SERVICE,
+    "Time from a request's arrival to the selection of a backend, of successful selections since \
+     the service's first. The average is the sum over the count. For those in the kernel see \
+     idlefirst_decision_duration_seconds.",
+);
+pub(super) const QUEUE_TIME: Definition = metric(
+    "idlefirst_queue_seconds",
+    Kind::Summary,
+    SERVICE,
+    "Time in the queue, of those that had to wait, whatever became of them.",
+);
+pub(super) const ACTIVE_QUEUES: Definition = metric(
+    "idlefirst_active_queues",
+    Kind::Gauge,
+    &[],
+    "Services for which anyone waits.",
+);
+pub(super) const WAITERS: Definition = metric(
+    "idlefirst_waiters",
+    Kind::Gauge,
+    SERVICE,
+    "Requests in a service's queue, and on their way to it.",
+);
+pub(super) const QUEUE_SIZE: Definition = metric(
+    "idlefirst_queue_size",
+    Kind::Gauge,
+    SERVICE,
+    "Requests that may wait for a slot of a service.",
+);
+pub(super) const QUEUE_DEPTH: Definition = metric(
+    "openfaas_queue_depth",
+    Kind::Gauge,
+    FUNCTION,
+    "Requests in a function's queue, and on their way to it: idlefirst_waiters by another name.",
+);
+pub(super) const POD_SELECTION: Definition = metric(
+    "openfaas_pod_selection_duration_seconds",
+    Kind::Histogram,
+    &["function", "namespace", "result"],
+    "Time that it took to select a pod for a request (result success) or to refuse it (failure). \
+     Selections in the kernel are in the lowest bucket; their sum is their number times the mean \
+     of idlefirst_decision_duration_seconds.",
+);
+pub(super) const HEALTH_CHECK: Definition = metric(
+    health::DURATION_NAME,
+    Kind::Histogram,
+    &health::DURATION_LABELS,
+    health::DURATION_HELP,
+);
+pub(super) const PROBES: Definition = metric(
+    "idlefirst_probes_total",
+    Kind::Counter,
+    &["result"],
+    "Health probes by result: success, failure, or fault (it could not be made, which says nothing \
+     about a backend).",
+);
+pub(super) const CACHE_LOOKUPS: Definition = metric(
+    "idlefirst_cache_lookups_total",
+    Kind::Counter,
+    &["cache", "result"],
+    "Look-ups by result (hit or miss) in the caches health, stats and routing, and in the pool of \
+     the probes' connections, probe_pool.",
+);
+pub(super) const CACHE_HIT_RATE: Definition = metric(
+    "idlefirst_cache_hit_ratio",
+    Kind::Gauge,
+    &["cache"],
+    "Hits over look-ups of those caches, since the start; 0 before the first look-up.",
+);
+pub(super) const CACHE_ENTRIES: Definition = metric(
+    "idlefirst_cache_entries",
+    Kind::Gauge,
+    &["cache"],
+    "Entries in those caches.",
+);
+pub(super) const EVENTS: Definition = metric(
+    "idlefirst_events_total",
+    Kind::Counter,
+    &["kind"],
+    "What /v1/events tells, by kind, whether or not anyone listens; without refusals and steering \
+     decisions, which have counters of their own.",
 );
 pub(super) const SLOTS_RELEASED: Definition = metric(
     "idlefirst_slots_released_total",
@@ -127,6 +257,13 @@ pub(super) const BACKEND_GRANTED: Definition = metric(
     &["backend"],
     "Slots of a backend that this node may hand out; absent if there is no limit.",
 );
+pub(super) const BACKEND_UTILISATION: Definition = metric(
+    "idlefirst_backend_utilisation_ratio",
+    Kind::Gauge,
+    &["backend"],
+    "Slots taken over slots granted, of a backend that has a limit. Backends beyond the bound \
+     appear together, as other.",
+);
 pub(super) const BACKEND_STEERED: Definition = metric(
     "idlefirst_backend_steered_total",
     Kind::Counter,
@@ -137,7 +274,8 @@ pub(super) const FAULTS: Definition = metric(
     "idlefirst_faults_total",
     Kind::Counter,
     &["reason"],
-    "What the eBPF programs could not do, by reason. Anything but contended deserves a look.",
+    "What the eBPF programs could not do, by reason. Anything but contended deserves a look. \
+     event_lost counts losses of the ring buffer EVENTS.",
 );
 pub(super) const DECISION: Definition = metric(
     "idlefirst_decision_duration_seconds",
@@ -162,7 +300,7 @@ pub(super) const MAP_ENTRIES: Definition = metric(
     "idlefirst_map_entries",
     Kind::Gauge,
     &["map"],
-    "Entries in use of FRONTENDS, SERVICES, LEAVES and BACKENDS.",
+    "Entries in use of FRONTENDS, SERVICES, LEAVES, BACKENDS and OVERFLOW_FLOWS.",
 );
 pub(super) const MAP_CAPACITY: Definition = metric(
     "idlefirst_map_capacity",
@@ -203,14 +341,34 @@ pub const METRICS: &[Definition] = &[
     UPTIME,
     SERVICES,
     BACKENDS,
+    ACTIVE_QUEUES,
+    QUEUE_DEPTH,
+    POD_SELECTION,
+    HEALTH_CHECK,
     SERVICE_BACKENDS,
     SERVICE_INFLIGHT,
     CONNECTS,
     CONNECT_FAILURES,
+    EJECTIONS,
     SLOTS_RELEASED,
+    REQUESTS,
+    SELECTIONS,
+    QUEUED,
+    RETRIES,
+    REFUSALS,
+    WAITERS,
+    QUEUE_SIZE,
+    SELECTION_TIME,
+    QUEUE_TIME,
     BACKEND_INFLIGHT,
     BACKEND_GRANTED,
+    BACKEND_UTILISATION,
     BACKEND_STEERED,
+    PROBES,
+    CACHE_LOOKUPS,
+    CACHE_HIT_RATE,
+    CACHE_ENTRIES,
+    EVENTS,
     FAULTS,
     DECISION,
     PROGRAM_RUN_SECONDS,
@@ -227,9 +385,11 @@ pub const METRICS: &[Definition] = &[
 pub fn reference_markdown() -> String {
     let mut out = String::from(INTRODUCTION);
     let bound = format!(
-        "Labels are bounded: the first {MAX_SHOWN} services by name and the first {MAX_SHOWN} \
-         backends by address have\nmetrics of their own; `idlefirst_metrics_omitted` says how many \
-         have not. `idlefirst_backends`\ncounts all of them.\n\n"
+        "Labels are bounded: the first {MAX_SHOWN} services by name, the first {MAX_SHOWN} backends \
+         by address and {} pods that\nare probed have metrics of their own; \
+         `idlefirst_metrics_omitted` says how many services and backends have\nnot. \
+         `idlefirst_backends` and `idlefirst_active_queues` count all of them.\n\n",
+        health::MAX_POD_IPS
     );
     out.push_str(&bound);
     out.push_str("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
@@ -259,9 +419,14 @@ const INTRODUCTION: &str = "\
 UPDATE_DOCS=1 cargo test -p balancer-user metrics -->
 
 Prometheus text at `/metrics`, on every address of the admin API and on `agent.metrics`
-(`0.0.0.0:9102` unless configured otherwise), where nothing else is served.
+(`0.0.0.0:9102` unless configured otherwise), where nothing else is served. With
+`agent.metrics_collection: false` it is served nowhere.
 
-Every value is read from the kernel when it is asked for. Counters start at 0 with the agent, and
-those of a service also when the service comes into the kernel anew.
+The names that begin with `openfaas_` are those that dashboards for OpenFaaS query; a function is a
+service.
+
+Every value is read when it is asked for: from the kernel what the kernel decides, from the agent
+what comes to the agent. Counters start at 0 with the agent, and those of a service also when the
+service comes into the kernel anew.
 
 ";

@@ -3,7 +3,8 @@
 use std::iter::zip;
 
 use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile,
+    Summary,
 };
 
 use super::{Definition, Kind};
@@ -43,14 +44,22 @@ impl Family {
                 gauge.set_value(value);
                 metric.set_gauge(gauge);
             }
-            Kind::Histogram => debug_assert!(false, "a histogram has no single value"),
+            Kind::Histogram | Kind::Summary => {
+                debug_assert!(false, "{} has no single value", self.definition.name);
+            }
         }
         self.metrics.push(metric);
     }
 
-    /// Adds counts up to and with each bound, in rising order. All there are is the last one's
-    /// count plus `above`.
-    pub(super) fn push_histogram(&mut self, buckets: &[(f64, u64)], above: u64, sum: f64) {
+    /// Adds counts up to and with each bound, in rising order, and how many there are with those
+    /// above the last bound.
+    pub(super) fn push_histogram(
+        &mut self,
+        labels: &[&str],
+        buckets: &[(f64, u64)],
+        count: u64,
+        sum: f64,
+    ) {
         let bounds = buckets.iter().map(|(bound, cumulative)| {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(*bound);
@@ -59,10 +68,33 @@ impl Family {
         });
         let mut histogram = Histogram::default();
         histogram.set_bucket(bounds.collect());
-        histogram.set_sample_count(buckets.last().map_or(0, |(_, cumulative)| *cumulative) + above);
+        histogram.set_sample_count(count);
         histogram.set_sample_sum(sum);
-        let mut metric = self.labelled(&[]);
+        let mut metric = self.labelled(labels);
         metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    /// Adds quantiles (a share of 1, and its value), and how many values there are.
+    pub(super) fn push_summary(
+        &mut self,
+        labels: &[&str],
+        quantiles: &[(f64, f64)],
+        count: u64,
+        sum: f64,
+    ) {
+        let quantiles = quantiles.iter().map(|(share, value)| {
+            let mut quantile = Quantile::default();
+            quantile.set_quantile(*share);
+            quantile.set_value(*value);
+            quantile
+        });
+        let mut summary = Summary::default();
+        summary.set_quantile(quantiles.collect());
+        summary.set_sample_count(count);
+        summary.set_sample_sum(sum);
+        let mut metric = self.labelled(labels);
+        metric.set_summary(summary);
         self.metrics.push(metric);
     }
 
@@ -94,6 +126,7 @@ impl Family {
             Kind::Counter => MetricType::COUNTER,
             Kind::Gauge => MetricType::GAUGE,
             Kind::Histogram => MetricType::HISTOGRAM,
+            Kind::Summary => MetricType::SUMMARY,
         });
         family.set_metric(self.metrics);
         Some(family)

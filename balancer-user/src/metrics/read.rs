@@ -7,12 +7,19 @@ use balancer_common::{
     histogram,
     maps::ABI,
     service::{NONE, Tables},
+    waiting,
 };
 use prometheus::proto::MetricFamily;
 
-use super::{MAX_SHOWN, definition as metric, family::Family};
+use super::{
+    MAX_SHOWN, definition as metric,
+    family::Family,
+    requests::{self, Requests},
+    upkeep,
+};
 use crate::{
-    admin::{Context, Counts, MapName, kernel_release},
+    admin::{Context, DecisionTimes, MapName, Tallies, Tally, kernel_release},
+    health::OTHER,
     kernel::{Kernel, KernelError},
     model::ServiceName,
     occupancy::{BackendIds, BackendState, Names, Occupancy, granted, members},
@@ -30,16 +37,43 @@ pub(super) fn families(
         (Names::of(&assignment), BackendIds::of(&assignment))
     };
     let shown = Shown::of(kernel.memory(), &names, &ids);
-    let families = about_agent(context)
+    let tallies = Tallies::new(context, &names);
+    let services = shown.services.iter();
+    let tallied = services
+        .map(|service| tallies.of(&service.name))
+        .collect::<Result<Vec<_>, _>>()?;
+    let decisions = kernel.decision_time()?;
+    let requests = shown
+        .services
+        .iter()
+        .zip(&tallied)
+        .map(|(service, tally)| Requests {
+            name: &service.name,
+            tally,
+            queue_size: service.queue_size,
+        });
+    let (openfaas, requests) =
+        requests::Families::of(requests, &DecisionTimes::new(&decisions)).split();
+    let before = about_agent(context)
         .into_iter()
         .chain(about_all(&shown))
-        .chain(about_services(kernel, &shown.services)?)
-        .chain(about_backends(&shown.backends))
-        .chain(about_programs(kernel)?)
+        .chain(openfaas)
+        .filter_map(Family::finish);
+    let after = about_services(&shown.services, &tallied)
+        .into_iter()
+        .chain(requests)
+        .chain(about_backends(&shown))
+        .chain(upkeep::families(context))
+        .chain(about_programs(kernel, &decisions)?)
         .chain(about_maps(kernel, &shown)?)
         .chain(about_configuration(snapshot, context.progress.generation()))
-        .chain([omitted(&shown)]);
-    Ok(families.filter_map(Family::finish).collect())
+        .chain([omitted(&shown)])
+        .filter_map(Family::finish);
+    // Probes keep their histogram themselves, with buckets and labels of its own.
+    Ok(before
+        .chain(context.probes.durations())
+        .chain(after)
+        .collect())
 }
 
 /// What is read from memory, without a system call.
@@ -52,12 +86,16 @@ struct Shown {
     leaving: usize,
     leaves: u32,
     states: [u32; BackendState::ALL.len()],
+    /// Services for which anyone waits.
+    active_queues: u32,
+    /// Of the backends that are not shown and have a limit: slots taken, and slots granted.
+    other_slots: (u64, u64),
 }
 
 struct ShownService {
     name: ServiceName,
-    id: u32,
     inflight: u64,
+    queue_size: u32,
     states: [u32; BackendState::ALL.len()],
 }
 
@@ -80,20 +118,32 @@ impl Shown {
         let leaving: Vec<_> = records(&ids.leaving);
         let draining = leaving.iter().filter(|(_, record)| record.inflight() > 0);
         let states = assigned.iter().map(|(_, record)| BackendState::of(record));
+        let others = assigned.iter().skip(MAX_SHOWN);
+        let others = others.filter_map(|(_, record)| Some((record.inflight(), granted(record)?)));
         let by_name = names.by_name();
+        let waits = |id| {
+            let record = tables.service(id);
+            record.is_some_and(|record| waiting::count(&record.waiting) != 0)
+        };
         Self {
             all_services: names.len(),
             all_backends: assigned.len(),
             leaving: leaving.len(),
             leaves: by_name.iter().map(|(id, _)| leaves(tables, *id)).sum(),
             states: tally(states.chain(draining.map(|_| BackendState::Draining))),
+            active_queues: by_name.iter().filter(|(id, _)| waits(*id)).count() as u32,
+            other_slots: others.fold((0, 0), |(taken, all), (inflight, granted)| {
+                (taken + inflight, all + u64::from(granted))
+            }),
             services: by_name
                 .into_iter()
                 .take(MAX_SHOWN)
                 .map(|(id, named)| ShownService {
                     name: named.name.clone(),
-                    id,
                     inflight: Occupancy::of(tables, id).inflight,
+                    queue_size: tables
+                        .service(id)
+                        .map_or(0, |record| load32(&record.queue_size)),
                     states: tally(members(tables, id).map(BackendState::of)),
                 })
                 .collect(),
@@ -151,52 +201,74 @@ fn about_all(shown: &Shown) -> Vec<Family> {
     vec![
         Family::single(metric::SERVICES, shown.all_services as f64),
         backends,
+        Family::single(metric::ACTIVE_QUEUES, f64::from(shown.active_queues)),
     ]
 }
 
-fn about_services(kernel: &Kernel, services: &[ShownService]) -> Result<Vec<Family>, KernelError> {
+fn about_services(services: &[ShownService], tallied: &[Tally]) -> Vec<Family> {
     let mut backends = Family::new(metric::SERVICE_BACKENDS);
     let mut inflight = Family::new(metric::SERVICE_INFLIGHT);
     let mut connects = Family::new(metric::CONNECTS);
     let mut failures = Family::new(metric::CONNECT_FAILURES);
+    let mut ejections = Family::new(metric::EJECTIONS);
     let mut released = Family::new(metric::SLOTS_RELEASED);
-    for service in services {
+    for (service, tally) in services.iter().zip(tallied) {
         let (namespace, name) = (service.name.namespace.as_str(), service.name.name.as_str());
         for (state, count) in BackendState::ALL.iter().zip(service.states) {
             backends.push(&[namespace, name, state.as_str()], f64::from(count));
         }
         inflight.push(&[namespace, name], service.inflight as f64);
-        let counts = Counts::from(kernel.counters(service.id)?);
+        let counts = tally.counts;
         for (result, count) in [
             ("idle", counts.idle),
             ("shared", counts.shared),
-            ("refused", counts.refused),
+            ("trial", counts.trials),
+            ("over_admitted", counts.over_admitted),
+            ("sent", counts.sent),
+            ("queue_full", counts.queue_full),
+            ("rate_limited", counts.rate_limited),
+            ("agent_gone", counts.agent_gone),
             ("no_backends", counts.no_backends),
         ] {
             connects.push(&[namespace, name, result], count as f64);
         }
         failures.push(&[namespace, name], counts.connect_failures as f64);
+        ejections.push(&[namespace, name], counts.ejections as f64);
         released.push(&[namespace, name], counts.released as f64);
     }
-    Ok(vec![backends, inflight, connects, failures, released])
+    vec![backends, inflight, connects, failures, ejections, released]
 }
 
-fn about_backends(backends: &[ShownBackend]) -> Vec<Family> {
+fn about_backends(shown: &Shown) -> Vec<Family> {
     let mut inflight = Family::new(metric::BACKEND_INFLIGHT);
     let mut granted = Family::new(metric::BACKEND_GRANTED);
+    let mut utilisation = Family::new(metric::BACKEND_UTILISATION);
     let mut steered = Family::new(metric::BACKEND_STEERED);
-    for backend in backends {
+    for backend in &shown.backends {
         let address = backend.address.to_string();
         inflight.push(&[&address], backend.inflight as f64);
         if let Some(slots) = backend.granted {
             granted.push(&[&address], f64::from(slots));
+            utilisation.push(&[&address], ratio(backend.inflight, u64::from(slots)));
         }
         steered.push(&[&address], backend.steered as f64);
     }
-    vec![inflight, granted, steered]
+    let (taken, all) = shown.other_slots;
+    if all != 0 {
+        utilisation.push(&[OTHER], ratio(taken, all));
+    }
+    vec![inflight, granted, utilisation, steered]
 }
 
-fn about_programs(kernel: &Kernel) -> Result<Vec<Family>, KernelError> {
+/// A part of a whole; of no whole, everything.
+fn ratio(part: u64, whole: u64) -> f64 {
+    match whole {
+        0 => 1.0,
+        _ => part as f64 / whole as f64,
+    }
+}
+
+fn about_programs(kernel: &Kernel, decisions: &[u64]) -> Result<Vec<Family>, KernelError> {
     let mut faults = Family::new(metric::FAULTS);
     for (reason, count) in kernel.faults()? {
         faults.push(&[reason], count as f64);
@@ -207,12 +279,7 @@ fn about_programs(kernel: &Kernel) -> Result<Vec<Family>, KernelError> {
         seconds.push(&[program.name], program.run_time.as_secs_f64());
         runs.push(&[program.name], program.run_count as f64);
     }
-    Ok(vec![
-        faults,
-        decision(&kernel.decision_time()?),
-        seconds,
-        runs,
-    ])
+    Ok(vec![faults, decision(decisions), seconds, runs])
 }
 
 /// One bound per power of two, of the four that the kernel tells apart.
@@ -237,7 +304,7 @@ pub(super) fn decision(counts: &[u64]) -> Family {
         }
     }
     let mut family = Family::new(metric::DECISION);
-    family.push_histogram(&buckets, above, sum_ns * NANOSECOND);
+    family.push_histogram(&[], &buckets, cumulative + above, sum_ns * NANOSECOND);
     family
 }
 
@@ -249,6 +316,7 @@ fn about_maps(kernel: &Kernel, shown: &Shown) -> Result<Vec<Family>, KernelError
         (MapName::Services, shown.all_services),
         (MapName::Leaves, shown.leaves as usize),
         (MapName::Backends, shown.all_backends + shown.leaving),
+        (MapName::OverflowFlows, kernel.flows()?.len()),
     ] {
         entries.push(&[map.as_str()], used as f64);
         capacity.push(

@@ -5,7 +5,13 @@ use std::{collections::BTreeSet, env, fs, path::Path};
 use balancer_common::histogram;
 use prometheus::TextEncoder;
 
-use super::{METRICS, definition, family::Family, read, reference_markdown};
+use super::{
+    METRICS, definition,
+    family::Family,
+    read, reference_markdown,
+    requests::{Families, Requests},
+};
+use crate::admin::{Counts, DecisionTimes, Tally};
 
 fn text(families: Vec<Family>) -> String {
     let families: Vec<_> = families.into_iter().filter_map(Family::finish).collect();
@@ -31,7 +37,14 @@ fn names_are_unique_and_end_as_prometheus_wants() {
     let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
     assert_eq!(names.len(), METRICS.len());
     for metric in METRICS {
-        assert!(metric.name.starts_with("idlefirst_"), "{}", metric.name);
+        let prefixes = ["idlefirst_", "openfaas_"];
+        assert!(
+            prefixes
+                .iter()
+                .any(|prefix| metric.name.starts_with(prefix)),
+            "{}",
+            metric.name
+        );
         let counts = metric.name.ends_with("_total");
         assert_eq!(
             counts,
@@ -57,6 +70,81 @@ fn a_family_is_text_with_its_labels_in_order() {
         !text.contains("faults"),
         "a family without values is left out: {text}"
     );
+}
+
+#[test]
+fn what_dashboards_query_has_the_names_labels_and_kinds_that_they_know() {
+    use super::Kind;
+
+    for (name, kind, labels) in [
+        (
+            "openfaas_queue_depth",
+            Kind::Gauge,
+            &["function", "namespace"][..],
+        ),
+        (
+            "openfaas_pod_selection_duration_seconds",
+            Kind::Histogram,
+            &["function", "namespace", "result"],
+        ),
+        (
+            "openfaas_health_check_duration_seconds",
+            Kind::Histogram,
+            &["pod_ip", "result"],
+        ),
+    ] {
+        let found = METRICS.iter().find(|metric| metric.name == name);
+        let found = found.map(|metric| (metric.kind, metric.labels));
+        assert_eq!(found, Some((kind, labels)), "{name}");
+    }
+}
+
+#[test]
+fn selections_show_both_outcomes_in_the_default_buckets() {
+    let decisions = DecisionTimes::new(&[]);
+    let tally = Tally {
+        counts: Counts {
+            idle: 2,
+            shared: 1,
+            refused: 4,
+            queue_full: 4,
+            ..Counts::default()
+        },
+        waiters: 5,
+        queue: None,
+    };
+    let name = "ns/hello".parse().unwrap();
+    let service = Requests {
+        name: &name,
+        tally: &tally,
+        queue_size: 10,
+    };
+    let (openfaas, own) = Families::of([service].into_iter(), &decisions).split();
+    let text = text(openfaas.into_iter().chain(own).collect());
+    let labels = r#"function="hello",namespace="ns""#;
+    let own_labels = r#"namespace="ns",service="hello""#;
+    for line in [
+        format!("openfaas_queue_depth{{{labels}}} 5"),
+        format!(
+            r#"openfaas_pod_selection_duration_seconds_bucket{{{labels},result="success",le="0.005"}} 3"#
+        ),
+        format!(
+            r#"openfaas_pod_selection_duration_seconds_bucket{{{labels},result="failure",le="10"}} 4"#
+        ),
+        format!(r#"openfaas_pod_selection_duration_seconds_count{{{labels},result="failure"}} 4"#),
+        format!("idlefirst_requests_total{{{own_labels}}} 7"),
+        format!("idlefirst_successful_selections_total{{{own_labels}}} 3"),
+        format!(r#"idlefirst_refusals_total{{{own_labels},reason="queue-full"}} 4"#),
+        format!(r#"idlefirst_refusals_total{{{own_labels},reason="queue-timeout"}} 0"#),
+        format!(r#"idlefirst_selection_seconds{{{own_labels},quantile="0.99"}} 0"#),
+        format!("idlefirst_selection_seconds_count{{{own_labels}}} 3"),
+    ] {
+        assert!(text.contains(&line), "{line} is not in:\n{text}");
+    }
+    let success = text
+        .lines()
+        .filter(|line| line.contains(r#"result="success",le="#));
+    assert_eq!(success.count(), prometheus::DEFAULT_BUCKETS.len() + 1);
 }
 
 #[test]

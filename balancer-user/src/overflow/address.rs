@@ -33,12 +33,18 @@ impl NodeAddresses {
 /// The source address towards the default route. Connecting a UDP socket sends nothing
 /// (udp(7)); the destinations are for documentation (RFC 5737, RFC 3849).
 fn source_v4() -> Option<Ipv4Addr> {
-    as_v4(source_towards((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into())?)
+    as_v4(source_towards(
+        (Ipv4Addr::UNSPECIFIED, 0).into(),
+        (Ipv4Addr::new(192, 0, 2, 1), 9).into(),
+    )?)
 }
 
 fn source_v6() -> Option<Ipv6Addr> {
     let destination = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-    as_v6(source_towards((Ipv6Addr::UNSPECIFIED, 0).into(), (destination, 9).into())?)
+    as_v6(source_towards(
+        (Ipv6Addr::UNSPECIFIED, 0).into(),
+        (destination, 9).into(),
+    )?)
 }
 
 fn source_towards(own: SocketAddr, destination: SocketAddr) -> Option<IpAddr> {

@@ -46,7 +46,9 @@ impl ServiceBreaker {
             *state = State::default();
             return true;
         }
-        let is_tried = state.trial_since.is_some_and(|since| since.elapsed() < open);
+        let is_tried = state
+            .trial_since
+            .is_some_and(|since| since.elapsed() < open);
         if opened_at.elapsed() < open || is_tried {
             return false;
         }

@@ -61,7 +61,10 @@ impl Drop for Departure {
         // Only its own entry: if the sender is gone, another may listen for this address by now.
         self.receiver.close();
         let mut held = self.departures.held();
-        if held.get(&self.client).is_some_and(oneshot::Sender::is_closed) {
+        if held
+            .get(&self.client)
+            .is_some_and(oneshot::Sender::is_closed)
+        {
             held.remove(&self.client);
         }
     }

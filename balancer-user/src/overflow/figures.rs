@@ -163,6 +163,16 @@ impl Default for Times {
     }
 }
 
+impl FromIterator<Duration> for Durations {
+    fn from_iter<I: IntoIterator<Item = Duration>>(times: I) -> Self {
+        let mut durations = Self::new();
+        for time in times {
+            durations.add(time);
+        }
+        durations
+    }
+}
+
 impl Durations {
     fn new() -> Self {
         Self {
@@ -196,8 +206,7 @@ impl Durations {
 
     /// The duration that this share of them (0 to 1) does not exceed; `None` if there are none.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
-        (self.count() != 0)
-            .then(|| Duration::from_micros(self.histogram.value_at_quantile(share)))
+        (self.count() != 0).then(|| Duration::from_micros(self.histogram.value_at_quantile(share)))
     }
 
     /// How many did not exceed `limit`.

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
+use tracing::Instrument as _;
 
 use super::{Departures, Queue, Queues, Reason, Sent, Visit, refuse, relay, request};
 use crate::{kernel::Kernel, model::Admission};
@@ -67,8 +68,15 @@ impl Gate {
                 tokio::spawn(request::serve(self.proxy.clone(), queue, stream, client));
             }
             _ => {
+                let span = tracing::debug_span!(
+                    "connection",
+                    id = %format_args!("{:016x}", fastrand::u64(..)),
+                    %client,
+                    service = %queue.view().name,
+                );
                 let visit = Visit::new(queue.clone(), came_at, Some(sent));
-                tokio::spawn(connection(queue, visit, stream, departure));
+                let serving = connection(queue, visit, stream, departure);
+                tokio::spawn(serving.instrument(span));
             }
         }
     }
@@ -84,7 +92,7 @@ async fn connection(
     let outcome = tokio::select! {
         biased;
         () = departure.happened() => {
-            tracing::debug!(service = %queue.view().name, "the client is gone");
+            tracing::debug!("the client is gone");
             return;
         }
         outcome = upstream(&mut visit) => outcome,
@@ -94,7 +102,10 @@ async fn connection(
             drop(visit);
             relay::relay(client, upstream, slot, departure).await;
         }
-        Err(reason) => refuse::refuse_connection(client, reason, &queue.view()).await,
+        Err(reason) => {
+            tracing::debug!(%reason, "is refused");
+            refuse::refuse_connection(client, reason, &queue.view()).await;
+        }
     }
 }
 
@@ -105,6 +116,7 @@ async fn upstream(visit: &mut Visit) -> Result<(super::Slot, TcpStream), Reason>
         let connecting = super::upstream::connect(slot.address());
         match tokio::time::timeout_at(visit.ends().into(), connecting).await {
             Ok(Ok(stream)) => {
+                tracing::debug!(backend = %slot.address(), after = ?visit.began().elapsed(), "is passed on");
                 slot.connected();
                 return Ok((slot, stream));
             }

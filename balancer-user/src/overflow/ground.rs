@@ -15,7 +15,10 @@ use balancer_common::{
 };
 
 use super::{Books, Directory, Ledger, Queue, Queues, View};
-use crate::model::{Service, Setting};
+use crate::{
+    journal::Journal,
+    model::{Service, Setting},
+};
 
 /// The id of the one service.
 pub(super) const SERVICE: u32 = 0;
@@ -64,11 +67,7 @@ pub(super) struct Ground {
 impl Ground {
     /// A service `default/hello` with these backends, each with so many slots; `set` has the last
     /// word on its settings.
-    pub(super) fn new(
-        backends: &[SocketAddr],
-        slots: u32,
-        set: impl FnOnce(&mut Service),
-    ) -> Self {
+    pub(super) fn new(backends: &[SocketAddr], slots: u32, set: impl FnOnce(&mut Service)) -> Self {
         let memory = Arc::new(Memory {
             plain: Plain::one_service(&vec![slots; backends.len()]),
             began: Instant::now(),
@@ -90,7 +89,7 @@ impl Ground {
         let view = Mutex::new(View::from(&service));
         let service = OneService(Arc::new((view, AtomicU64::new(1))));
         Self {
-            queues: Queues::new(memory.clone(), service.clone()),
+            queues: Queues::new(memory.clone(), service.clone(), Journal::default()),
             memory,
             service,
         }

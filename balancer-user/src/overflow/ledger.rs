@@ -205,7 +205,10 @@ fn with_service<B: Books>(books: &B, service: u32, act: impl FnOnce(&Service)) {
 }
 
 /// All backends of a service.
-fn backends<'t, T: Tables>(tables: &'t T, record: &'t Service) -> impl Iterator<Item = &'t Backend> {
+fn backends<'t, T: Tables>(
+    tables: &'t T,
+    record: &'t Service,
+) -> impl Iterator<Item = &'t Backend> {
     (0..load32(&record.positions)).filter_map(|position| {
         let leaf = tables.leaf(record.leaf(position)?)?;
         tables.backend(leaf.backend(position % LEAF_POSITIONS as u32)?)

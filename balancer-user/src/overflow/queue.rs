@@ -149,7 +149,11 @@ impl Queue {
         let mut line = self.line();
         if line.waiters.is_empty() || self.view().queue.overtaking.value {
             if let Some(grant) = take_avoiding(&queues, self.service, avoid) {
-                return Ok(Entered::Slot(Slot::new(grant, self.service, queues.clone())));
+                return Ok(Entered::Slot(Slot::new(
+                    grant,
+                    self.service,
+                    queues.clone(),
+                )));
             }
             if let Some(reason) = queues.ledger().hopeless(self.service) {
                 return Err(reason);

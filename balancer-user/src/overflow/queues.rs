@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{Ledger, Queue, View};
+use crate::journal::Journal;
 
 /// How long what is known of a service is used without another look.
 const FRESH_FOR: Duration = Duration::from_secs(2);
@@ -29,6 +30,7 @@ pub trait Directory: Send + Sync + 'static {
 pub struct Queues {
     ledger: Arc<dyn Ledger>,
     directory: Box<dyn Directory>,
+    journal: Journal,
     by_service: RwLock<HashMap<u32, Known>>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -54,10 +56,11 @@ struct Known {
 
 impl Queues {
     /// No queues yet.
-    pub fn new(ledger: Arc<dyn Ledger>, directory: impl Directory) -> Arc<Self> {
+    pub fn new(ledger: Arc<dyn Ledger>, directory: impl Directory, journal: Journal) -> Arc<Self> {
         Arc::new(Self {
             ledger,
             directory: Box::new(directory),
+            journal,
             by_service: RwLock::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -92,6 +95,11 @@ impl Queues {
 
     pub(super) fn ledger(&self) -> &dyn Ledger {
         &*self.ledger
+    }
+
+    /// Where what breakers do is told.
+    pub(super) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Hands free slots of a service to those who wait for them.

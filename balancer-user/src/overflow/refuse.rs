@@ -38,7 +38,10 @@ pub(super) fn response(reason: Reason, view: &View) -> Response<Bytes> {
     let mut response = with(status, &problem);
     let headers = response.headers_mut();
     headers.insert(REASON, HeaderValue::from_static(reason.as_str()));
-    headers.insert(RETRY_AFTER, HeaderValue::from(reason.retry_after().as_secs()));
+    headers.insert(
+        RETRY_AFTER,
+        HeaderValue::from(reason.retry_after().as_secs()),
+    );
     response
 }
 

@@ -13,7 +13,7 @@ use tokio::{
 use super::{Departure, Slot, refuse};
 
 /// Bytes held for each direction at most.
-const BUFFER: usize = 32 * 1024;
+const BUFFER: usize = 16 * 1024;
 
 /// Relays between a client and its backend until both are done. The slot is given back when the
 /// backend has said its last, or when the client is gone.

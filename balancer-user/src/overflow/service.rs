@@ -1,11 +1,6 @@
 //! Setting the overflow path up, and what it needs of the rest of the agent.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, thread::JoinHandle, time::Duration};
 
 use balancer_common::counter::ServiceCounter;
 use tokio::{sync::watch, time::MissedTickBehavior};
@@ -63,7 +58,13 @@ impl Overflow {
             };
             // One of them hears what the programs report: on its own thread a waiter wakes fastest.
             let notices = notices.take();
-            running.push(workers::start(number, listeners, gate, notices, stop.subscribe())?);
+            running.push(workers::start(
+                number,
+                listeners,
+                gate,
+                notices,
+                stop.subscribe(),
+            )?);
         }
         Ok(Self {
             queues,

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
+use balancer_common::{breaker::Failure, event::EventKind};
+
 use super::{Grant, Ledger, Queues};
 
 /// The right to have one request in flight on a backend, taken by the agent.
@@ -33,6 +35,38 @@ impl Slot {
         (self.grant.backend, self.grant.generation)
     }
 
+    /// A connect to its backend failed: the backend's breaker hears of it.
+    pub(super) fn failed(&self) {
+        let backend = self.address();
+        match self.ledger().failed(self.service, &self.grant) {
+            Failure::Counted => {}
+            Failure::Ejected => {
+                tracing::warn!(%backend, "ejected: too many connects failed in a row");
+                self.tell(EventKind::Ejected);
+            }
+            Failure::TrialFailed => {
+                tracing::info!(%backend, "stays ejected: the trial failed");
+                self.tell(EventKind::TrialFailed);
+            }
+        }
+    }
+
+    /// A connect to its backend succeeded.
+    pub fn connected(&self) {
+        if self.ledger().succeeded(&self.grant) {
+            tracing::info!(backend = %self.address(), "takes part again: the trial succeeded");
+            self.tell(EventKind::Readmitted);
+        }
+    }
+
+    fn tell(&self, kind: EventKind) {
+        let queue = self.queues.existing(self.service);
+        let service = queue.map(|queue| queue.view().name.clone());
+        let backend = Some(self.address());
+        self.queues.journal().reported(kind, service, backend);
+    }
+
+    #[cfg(test)]
     pub(super) fn grant(&self) -> &Grant {
         &self.grant
     }

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_common::breaker::Failure;
 use tokio::time::sleep;
 
 use super::{
@@ -135,7 +134,7 @@ impl Visit {
     /// `RetriesExhausted` if there may not.
     pub async fn failed(&mut self, slot: Slot) -> Result<(), Reason> {
         self.attempts += 1;
-        slot.failed(self.queue.service());
+        slot.failed();
         let (backend, _) = slot.backend();
         if !self.failed.contains(&backend) {
             self.failed.push(backend);
@@ -166,39 +165,26 @@ fn pause(attempts: u32) -> Duration {
     pause.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0))
 }
 
-impl Slot {
-    /// A connect to its backend failed.
-    fn failed(&self, service: u32) {
-        let address = self.address();
-        match self.ledger().failed(service, self.grant()) {
-            Failure::Counted => {}
-            Failure::Ejected => {
-                tracing::warn!(backend = %address, "ejected: too many connects failed in a row");
-            }
-            Failure::TrialFailed => {
-                tracing::info!(backend = %address, "stays ejected: the trial failed");
-            }
-        }
-    }
-
-    /// A connect to its backend succeeded.
-    pub fn connected(&self) {
-        if self.ledger().succeeded(self.grant()) {
-            tracing::info!(backend = %self.address(), "takes part again: the trial succeeded");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn pauses_double_from_five_to_fifty_milliseconds_with_a_tenth_of_jitter() {
-        for (attempts, expected_ms) in [(1, 5.0), (2, 10.0), (3, 20.0), (4, 40.0), (5, 50.0), (99, 50.0)] {
+        for (attempts, expected_ms) in [
+            (1, 5.0),
+            (2, 10.0),
+            (3, 20.0),
+            (4, 40.0),
+            (5, 50.0),
+            (99, 50.0),
+        ] {
             for _ in 0..100 {
                 let ms = pause(attempts).as_secs_f64() * 1e3;
-                assert!((ms - expected_ms).abs() <= expected_ms * JITTER + 1e-6, "{attempts}: {ms}");
+                assert!(
+                    (ms - expected_ms).abs() <= expected_ms * JITTER + 1e-6,
+                    "{attempts}: {ms}"
+                );
             }
         }
     }

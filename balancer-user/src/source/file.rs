@@ -4,12 +4,14 @@
 //! that replaces it, a ConfigMap whose link is switched and a file system
 //! without notifications then all look the same. It is read once it has been
 //! still for one interval, so that a half-written file is not taken for a bad one.
+//! Every now and then it is read although it looks the same, for file systems whose
+//! time stamps cannot be relied on.
 
 use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -22,25 +24,30 @@ use crate::{
 /// How often the file is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Follows `path` until cancelled. `fingerprint` is that of the version in force.
+/// Follows `path` until cancelled. `in_force` is the fingerprint of the version in force; after
+/// `resync` the file is read in any case.
 pub async fn follow(
     path: PathBuf,
     overrides: Overrides,
     state: std::sync::Arc<State>,
     in_force: Fingerprint,
+    resync: Duration,
 ) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut read = in_force;
     let mut seen = read.clone();
+    let mut read_at = Instant::now();
     loop {
         ticks.tick().await;
         let now = Fingerprint::of(&path);
-        if now == read || now != seen {
-            seen = now;
+        let is_still = now == seen;
+        seen = now.clone();
+        if !is_still || (now == read && read_at.elapsed() < resync) {
             continue;
         }
         read = now;
+        read_at = Instant::now();
         reload(&path, &overrides, &state).await;
     }
 }
@@ -51,6 +58,9 @@ async fn reload(path: &Path, overrides: &Overrides, state: &State) {
     match loaded {
         Ok(Ok(mut loaded)) => {
             loaded.config = loaded.config.with_overrides(overrides);
+            if state.is_in_force(&loaded.config) {
+                return;
+            }
             for warning in loaded.warning_lines() {
                 tracing::warn!("{warning}");
             }

@@ -75,7 +75,9 @@ pub(super) fn entries(context: &Context, map: MapName, limit: usize) -> Result<F
         // The kernel does not show the sockets; AGENT has their ports.
         MapName::OverflowSock => {
             let listeners = entry::listeners(&context.kernel.agent_state()?);
-            found(listeners, limit, |listener| Ok(MapEntry::Listener(listener)))
+            found(listeners, limit, |listener| {
+                Ok(MapEntry::Listener(listener))
+            })
         }
         // Read by the one who follows it.
         MapName::Events => Ok(Found {

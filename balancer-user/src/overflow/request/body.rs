@@ -122,7 +122,9 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|rising| rising.body.is_end_stream())
+        self.0
+            .as_ref()
+            .is_none_or(|rising| rising.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -169,7 +171,7 @@ impl Body for Answer {
         };
         let frame = ready!(Pin::new(&mut *body).poll_frame(context));
         match &frame {
-            Some(Ok(_)) if !body.is_end_stream() => {}
+            Some(Ok(frame)) if !frame.is_trailers() && !body.is_end_stream() => {}
             Some(Ok(_)) | None => {
                 if let Some(in_flight) = in_flight.take() {
                     in_flight.finish();
@@ -193,7 +195,9 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Own(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
             Self::Backend(body, _) => body.size_hint(),
         }
     }

@@ -5,6 +5,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Instant};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
+    header::ALLOW,
     http::request,
     upgrade::OnUpgrade,
 };
@@ -39,7 +40,10 @@ pub(super) async fn answer(
         Ok(facts) => facts,
         Err(fault) => {
             debug!(%fault, "a request is malformed");
-            let refusal = refuse::problem(fault.status(), &fault.to_string());
+            let mut refusal = refuse::problem(fault.status(), &fault.to_string());
+            if let Some(allowed) = fault.allowed() {
+                refusal.headers_mut().insert(ALLOW, allowed);
+            }
             return Ok(refusal.map(Answer::from));
         }
     };
@@ -283,6 +287,7 @@ impl Exchange {
             span: Span::current(),
         };
         let answer = if status == StatusCode::SWITCHING_PROTOCOLS {
+            in_flight.session.watch.switch();
             tunnel::start(client, backend, in_flight);
             Answer::Own(None)
         } else if body.is_end_stream() {

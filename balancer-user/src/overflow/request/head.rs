@@ -5,8 +5,7 @@ use hyper::{
     body::Bytes,
     header::{
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
-        TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
     http::{request, response, uri::PathAndQuery},
 };
@@ -18,8 +17,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATE: HeaderName = HeaderName::from_static("proxy-authenticate");
-const PROXY_AUTHENTICATION_INFO: HeaderName =
-    HeaderName::from_static("proxy-authentication-info");
+const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
 
 /// Of these, no client may have any taken out by naming it in `Connection`.
@@ -57,6 +55,16 @@ impl Malformed {
             Self::Host => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
+        }
+    }
+
+    /// The methods that would be served instead.
+    pub(super) const fn allowed(self) -> Option<HeaderValue> {
+        match self {
+            Self::Connect => Some(HeaderValue::from_static(
+                "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS, TRACE",
+            )),
+            _ => None,
         }
     }
 }
@@ -121,6 +129,7 @@ pub(super) fn prepare(
 
 /// Takes out of an answer what concerns the upstream connection only.
 pub(super) fn prepare_answer(head: &mut response::Parts) {
+    head.version = Version::HTTP_11;
     let headers = &mut head.headers;
     let upgrade = match head.status {
         StatusCode::SWITCHING_PROTOCOLS => headers.remove(UPGRADE),

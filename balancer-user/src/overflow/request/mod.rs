@@ -9,18 +9,22 @@
 //! | `link`, `pool` | upstream connections, and those that are warm |
 //! | `once` | a single answer, for connections that are refused |
 //! | `tunnel` | connections that were upgraded |
-//! | `watch` | clients that are too slow |
+//! | `client`, `framing`, `watch` | what comes of a client: whether it is sound, and in time |
 //!
 //! Called by the workers, each of which has a [`Proxy`] of its own. Refuses malformed heads, and
 //! whatever gets no slot.
 
 mod body;
+mod client;
 mod exchange;
+mod framing;
 mod head;
 mod link;
 mod once;
 mod pool;
 mod session;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod watch;
 
@@ -28,8 +32,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use pool::Pool;
 pub(super) use once::answer_once;
+use pool::Pool;
 pub(super) use session::serve;
 
 /// How long what is in flight may go on when the agent stops.
@@ -56,8 +60,14 @@ impl Proxy {
     pub async fn shut_down(&self) {
         self.closing.cancel();
         self.tasks.close();
-        if tokio::time::timeout(LAST_MOMENT, self.tasks.wait()).await.is_err() {
-            tracing::warn!(connections = self.tasks.len(), "requests are cut off: they took too long to finish");
+        if tokio::time::timeout(LAST_MOMENT, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = self.tasks.len(),
+                "requests are cut off: they took too long to finish"
+            );
             self.closed.cancel();
             self.tasks.wait().await;
         }

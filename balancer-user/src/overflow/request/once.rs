@@ -9,8 +9,8 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    client::Client,
     session::{PREFACE, first_bytes, http1, http2},
-    watch::Watched,
 };
 use crate::overflow::refuse;
 
@@ -24,11 +24,15 @@ pub(in crate::overflow) async fn answer_once(
     mut stream: TcpStream,
     answer: impl Fn() -> Response<Bytes>,
 ) {
-    let Ok(Ok(first)) = timeout(WITHIN, first_bytes(&mut stream)).await else {
+    let Ok(Ok(first)) = timeout(WITHIN, first_bytes(&mut stream, || ())).await else {
         return refuse::reset(stream);
     };
     let is_http2 = first.starts_with(PREFACE);
-    let io = TokioIo::new(Watched::new(stream, first, Arc::default()));
+    let client = match is_http2 {
+        true => Client::http2(stream, first, Arc::default()),
+        false => Client::http1(stream, first, Arc::default()),
+    };
+    let io = TokioIo::new(client);
     let is_answered = CancellationToken::new();
     let service = service_fn(|_| {
         is_answered.cancel();

@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use hyper::{
     body::Bytes,
     header::HeaderValue,
     server::conn::{http1, http2},
     service::service_fn,
 };
-use bytes::BytesMut;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::AsyncReadExt,
@@ -25,8 +25,10 @@ use tokio::{
 };
 
 use super::{
-    Proxy, exchange,
-    watch::{TICK, Watch, Watched},
+    Proxy,
+    client::Client,
+    exchange,
+    watch::{TICK, Watch},
 };
 use crate::overflow::Queue;
 
@@ -72,7 +74,8 @@ pub(in crate::overflow) async fn serve(
 
 impl Session {
     fn new(proxy: Arc<Proxy>, queue: Arc<Queue>, client: SocketAddr) -> Self {
-        let ascii = |text: String| HeaderValue::try_from(text).expect("addresses and names are ASCII");
+        let ascii =
+            |text: String| HeaderValue::try_from(text).expect("addresses and names are ASCII");
         let name = &queue.view().name;
         Self {
             client: ascii(client.ip().to_canonical().to_string()),
@@ -87,19 +90,23 @@ impl Session {
         let first = tokio::select! {
             () = self.proxy.closing.cancelled() => return,
             () = self.over_time() => return,
-            first = first_bytes(&mut stream) => first,
+            first = first_bytes(&mut stream, || self.watch.received(true)) => first,
         };
         let Ok(first) = first else { return };
         let is_http2 = first.starts_with(PREFACE);
-        let io = TokioIo::new(Watched::new(stream, first, self.watch.clone()));
+        let watch = self.watch.clone();
         let session = self.clone();
         let service = service_fn(move |request| exchange::answer(session.clone(), request));
         if is_http2 {
+            let io = TokioIo::new(Client::http2(stream, first, watch));
             let connection = http2().serve_connection(io, service);
-            self.drive(connection, |connection| connection.graceful_shutdown()).await;
+            self.drive(connection, |connection| connection.graceful_shutdown())
+                .await;
         } else {
+            let io = TokioIo::new(Client::http1(stream, first, watch));
             let connection = http1().serve_connection(io, service).with_upgrades();
-            self.drive(connection, |connection| connection.graceful_shutdown()).await;
+            self.drive(connection, |connection| connection.graceful_shutdown())
+                .await;
         }
     }
 
@@ -145,7 +152,9 @@ impl Session {
 
 pub(super) fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(MAX_HEAD_BYTES).timer(TokioTimer::new());
+    builder
+        .max_buf_size(MAX_HEAD_BYTES)
+        .timer(TokioTimer::new());
     builder.header_read_timeout(None);
     builder
 }
@@ -160,8 +169,9 @@ pub(super) fn http2() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// What comes first: as much as shows whether it is the preface of HTTP/2.
-pub(super) async fn first_bytes(stream: &mut TcpStream) -> io::Result<Bytes> {
+/// What comes first: as much as shows whether it is the preface of HTTP/2. Calls `begun` if that
+/// takes more than one look.
+pub(super) async fn first_bytes(stream: &mut TcpStream, begun: impl Fn()) -> io::Result<Bytes> {
     let mut first = BytesMut::with_capacity(FIRST_BYTES);
     loop {
         if stream.read_buf(&mut first).await? == 0 {
@@ -171,5 +181,6 @@ pub(super) async fn first_bytes(stream: &mut TcpStream) -> io::Result<Bytes> {
         if length == PREFACE.len() || first[..length] != PREFACE[..length] {
             return Ok(first.freeze());
         }
+        begun();
     }
 }

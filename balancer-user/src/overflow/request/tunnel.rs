@@ -13,7 +13,10 @@ const BUFFER: usize = 16 * 1024;
 /// Passes bytes on between a client and a backend that have agreed on another protocol, beside
 /// whatever else is going on. The slot is held until both are done.
 pub(super) fn start(client: OnUpgrade, backend: OnUpgrade, in_flight: InFlight) {
-    let (tasks, closed) = (in_flight.proxy().tasks.clone(), in_flight.proxy().closed.clone());
+    let (tasks, closed) = (
+        in_flight.proxy().tasks.clone(),
+        in_flight.proxy().closed.clone(),
+    );
     let span = in_flight.span().clone();
     let splice = async move {
         tokio::select! {

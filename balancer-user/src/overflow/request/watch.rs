@@ -5,22 +5,11 @@
 //! and ends a connection that is over its time, and by whatever reads and writes for it.
 
 use std::{
-    io::IoSlice,
-    mem::MaybeUninit,
-    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
     time::Duration,
-};
-
-use hyper::body::Bytes;
-use tokio::{
-    io::{self, AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::{Sleep, sleep},
 };
 
 /// From one tick to the next: the precision of all limits here.
@@ -31,10 +20,6 @@ const HEAD_TICKS: u32 = 2;
 const STALL_TICKS: u32 = 6;
 /// How long a connection may be silent between requests, in ticks: 75 s.
 const IDLE_TICKS: u32 = 15;
-
-/// How long a closed connection may linger, and how much of what still comes is thrown away.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
 
 /// No tick: nothing is waited for.
 const NOT: u32 = 0;
@@ -54,6 +39,9 @@ pub(super) struct Watch {
     body_since: AtomicU32,
     /// Since when bytes for the client cannot be sent.
     blocked_since: AtomicU32,
+    /// Whether a piece of a head is there.
+    has_head: AtomicBool,
+    is_switched: AtomicBool,
 }
 
 impl Default for Watch {
@@ -65,6 +53,8 @@ impl Default for Watch {
             head_since: AtomicU32::new(NOT),
             body_since: AtomicU32::new(NOT),
             blocked_since: AtomicU32::new(NOT),
+            has_head: AtomicBool::new(false),
+            is_switched: AtomicBool::new(false),
         }
     }
 }
@@ -116,11 +106,41 @@ impl Watch {
         self.mark(&self.body_since, is_missing);
     }
 
-    fn received(&self) {
-        if self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NOT {
-            self.head_since.store(self.now.load(Relaxed), Relaxed);
+    /// Whether a request is in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        self.requests.load(Relaxed) != 0
+    }
+
+    /// Whether the connection has been handed to another protocol.
+    pub(super) fn is_switched(&self) -> bool {
+        self.is_switched.load(Relaxed)
+    }
+
+    /// It has.
+    pub(super) fn switch(&self) {
+        self.is_switched.store(true, Relaxed);
+        for since in [
+            &self.idle_since,
+            &self.head_since,
+            &self.body_since,
+            &self.blocked_since,
+        ] {
+            since.store(NOT, Relaxed);
+        }
+    }
+
+    /// Bytes came; what is there may be a piece of a head.
+    pub(super) fn received(&self, is_in_head: bool) {
+        self.has_head.store(is_in_head, Relaxed);
+        if is_in_head && !self.is_busy() {
+            self.mark(&self.head_since, true);
             self.idle_since.store(NOT, Relaxed);
         }
+    }
+
+    /// Bytes for the client could not be sent, or could.
+    pub(super) fn blocked(&self, is_blocked: bool) {
+        self.mark(&self.blocked_since, is_blocked && !self.is_switched());
     }
 
     fn mark(&self, since: &AtomicU32, is_waiting: bool) {
@@ -145,115 +165,13 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        self.0.body_since.store(NOT, Relaxed);
-        if self.0.requests.fetch_sub(1, Relaxed) == 1 {
-            self.0.mark(&self.0.idle_since, true);
+        let watch = &self.0;
+        if watch.requests.fetch_sub(1, Relaxed) == 1 && !watch.is_switched() {
+            let next = match watch.has_head.load(Relaxed) {
+                true => &watch.head_since,
+                false => &watch.idle_since,
+            };
+            watch.mark(next, true);
         }
-    }
-}
-
-/// A client's connection, watched. What was read of it before comes first.
-#[derive(Debug)]
-pub(super) struct Watched {
-    stream: TcpStream,
-    first: Bytes,
-    watch: Arc<Watch>,
-    /// The client will send no more.
-    is_at_end: bool,
-    lingering: Option<Lingering>,
-}
-
-/// A connection that has been shut from this side.
-#[derive(Debug)]
-struct Lingering {
-    is_over: Pin<Box<Sleep>>,
-    bytes_left: usize,
-}
-
-impl Watched {
-    pub(super) fn new(stream: TcpStream, first: Bytes, watch: Arc<Watch>) -> Self {
-        Self {
-            stream,
-            first,
-            watch,
-            is_at_end: false,
-            lingering: None,
-        }
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let length = self.first.len().min(buffer.remaining());
-            buffer.put_slice(&self.first.split_to(length));
-            self.watch.received();
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        match buffer.filled().len() > before {
-            true => self.watch.received(),
-            false => self.is_at_end = true,
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch.mark(&self.watch.blocked_since, result.is_pending());
-        result
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.watch.mark(&self.watch.blocked_since, result.is_pending());
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    /// Says that there is no more, and then waits, for a moment, for the client to say so too: what
-    /// it still sends would make the kernel reset the connection, and the client lose the answer.
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-        }
-        let this = &mut *self;
-        let lingering = this.lingering.get_or_insert_with(|| Lingering {
-            is_over: Box::pin(sleep(LINGER)),
-            bytes_left: LINGER_BYTES,
-        });
-        let mut scrap = [MaybeUninit::uninit(); 4096];
-        while !this.is_at_end && lingering.bytes_left > 0 {
-            let mut scrap = ReadBuf::uninit(&mut scrap);
-            match Pin::new(&mut this.stream).poll_read(context, &mut scrap) {
-                Poll::Ready(Ok(())) => this.is_at_end = scrap.filled().is_empty(),
-                Poll::Ready(Err(_)) => this.is_at_end = true,
-                Poll::Pending => return lingering.is_over.as_mut().poll(context).map(Ok),
-            }
-            lingering.bytes_left = lingering.bytes_left.saturating_sub(scrap.filled().len());
-        }
-        Poll::Ready(Ok(()))
     }
 }

@@ -55,7 +55,10 @@ async fn a_thousand_waiters_are_served_in_the_order_in_which_they_came() {
     }
     let served = served.lock().unwrap();
     assert!(served.is_sorted(), "{served:?}");
-    assert_eq!((served.len(), ground.inflight(), ground.waiting_word()), (1000, 0, 0));
+    assert_eq!(
+        (served.len(), ground.inflight(), ground.waiting_word()),
+        (1000, 0, 0)
+    );
 }
 
 #[tokio::test]
@@ -63,7 +66,10 @@ async fn a_newcomer_goes_behind_those_who_wait_unless_overtaking_is_allowed() {
     let ground = Ground::without_servers(1, 1, 10);
     patient(&ground);
     let queue = ground.queue();
-    let held = Visit::new(queue.clone(), ground.now(), None).slot().await.unwrap();
+    let held = Visit::new(queue.clone(), ground.now(), None)
+        .slot()
+        .await
+        .unwrap();
     let mut waiting = Visit::new(queue.clone(), ground.now(), None);
     let mut waiting = Box::pin(waiting.slot());
     assert!(futures_poll(&mut waiting).await.is_none());
@@ -73,7 +79,10 @@ async fn a_newcomer_goes_behind_those_who_wait_unless_overtaking_is_allowed() {
     let mut newcomer = Visit::new(queue.clone(), ground.now(), None);
     let mut newcomer = Box::pin(newcomer.slot());
     assert!(futures_poll(&mut newcomer).await.is_none());
-    let slot = futures_poll(&mut waiting).await.expect("it was first").unwrap();
+    let slot = futures_poll(&mut waiting)
+        .await
+        .expect("it was first")
+        .unwrap();
     assert_eq!(queue.waiters(), 1);
     drop(newcomer);
 
@@ -96,12 +105,20 @@ async fn as_many_wait_as_may_and_the_next_is_refused_at_once() {
     let queue = ground.queue();
     let mut held = Vec::new();
     for _ in 0..2 {
-        held.push(Visit::new(queue.clone(), ground.now(), None).slot().await.unwrap());
+        held.push(
+            Visit::new(queue.clone(), ground.now(), None)
+                .slot()
+                .await
+                .unwrap(),
+        );
     }
     let mut visits: Vec<_> = (0..3)
         .map(|_| Visit::new(queue.clone(), ground.now(), None))
         .collect();
-    let mut waiting: Vec<_> = visits.iter_mut().map(|visit| Box::pin(visit.slot())).collect();
+    let mut waiting: Vec<_> = visits
+        .iter_mut()
+        .map(|visit| Box::pin(visit.slot()))
+        .collect();
     for waiter in &mut waiting {
         assert!(futures_poll(waiter).await.is_none());
     }
@@ -125,7 +142,10 @@ async fn a_slot_on_its_way_to_one_who_just_left_goes_to_the_next() {
     let ground = Ground::without_servers(1, 1, 10);
     patient(&ground);
     let queue = ground.queue();
-    let held = Visit::new(queue.clone(), ground.now(), None).slot().await.unwrap();
+    let held = Visit::new(queue.clone(), ground.now(), None)
+        .slot()
+        .await
+        .unwrap();
     let mut first = Visit::new(queue.clone(), ground.now(), None);
     let mut first = Box::pin(first.slot());
     let mut second = Visit::new(queue.clone(), ground.now(), None);

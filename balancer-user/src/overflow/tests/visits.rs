@@ -29,7 +29,10 @@ async fn a_waiter_is_refused_when_its_time_is_up() {
     drop(held);
     let figures = ground.queue();
     let times = figures.figures().times();
-    assert_eq!((times.selection_ok.count(), times.selection_failed.count()), (1, 1));
+    assert_eq!(
+        (times.selection_ok.count(), times.selection_failed.count()),
+        (1, 1)
+    );
     assert_eq!(times.waiting.count(), 1);
 }
 
@@ -40,10 +43,16 @@ async fn waiting_that_cannot_help_is_refused_at_once_with_its_reason() {
 
     let unhealthy = Ground::without_servers(2, 1, 10);
     for id in 0..2 {
-        store32(&unhealthy.memory.plain.backend(id).unwrap().state, STATE_UNHEALTHY);
+        store32(
+            &unhealthy.memory.plain.backend(id).unwrap().state,
+            STATE_UNHEALTHY,
+        );
         index::refresh(&unhealthy.memory.plain, id);
     }
-    assert_eq!(visit(&unhealthy).slot().await.unwrap_err(), Reason::NoBackends);
+    assert_eq!(
+        visit(&unhealthy).slot().await.unwrap_err(),
+        Reason::NoBackends
+    );
 
     let ejected = Ground::without_servers(2, 1, 10);
     for _ in 0..5 {
@@ -52,12 +61,21 @@ async fn waiting_that_cannot_help_is_refused_at_once_with_its_reason() {
         let _ = visit.failed(slot).await;
     }
     // One of two is out; the other one goes by itself.
-    store32(&ejected.memory.plain.backend(0).unwrap().state, STATE_UNHEALTHY);
-    store32(&ejected.memory.plain.backend(1).unwrap().state, STATE_UNHEALTHY);
+    store32(
+        &ejected.memory.plain.backend(0).unwrap().state,
+        STATE_UNHEALTHY,
+    );
+    store32(
+        &ejected.memory.plain.backend(1).unwrap().state,
+        STATE_UNHEALTHY,
+    );
     for id in 0..2 {
         index::refresh(&ejected.memory.plain, id);
     }
-    assert_eq!(visit(&ejected).slot().await.unwrap_err(), Reason::NoBackends);
+    assert_eq!(
+        visit(&ejected).slot().await.unwrap_err(),
+        Reason::NoBackends
+    );
 }
 
 #[tokio::test]
@@ -70,7 +88,10 @@ async fn attempts_are_bounded_and_go_to_another_backend_first() {
     visit.failed(first).await.unwrap();
     let second = visit.slot().await.unwrap();
     assert_ne!(second.backend(), tried);
-    assert_eq!(visit.failed(second).await.unwrap_err(), Reason::RetriesExhausted);
+    assert_eq!(
+        visit.failed(second).await.unwrap_err(),
+        Reason::RetriesExhausted
+    );
     let queue = ground.queue();
     assert_eq!(queue.figures().retried(), 1);
     assert_eq!(queue.figures().refused(Reason::RetriesExhausted), 1);
@@ -82,8 +103,7 @@ async fn attempts_end_with_the_budget() {
     let ground = Ground::without_servers(1, 1, 10);
     ground.change(|view| {
         view.queue.attempts = Setting::built_in(1000);
-        view.queue.timeout =
-            Setting::built_in(QueueTimeout::Fixed(Duration::from_millis(30)));
+        view.queue.timeout = Setting::built_in(QueueTimeout::Fixed(Duration::from_millis(30)));
     });
     let began = Instant::now();
     let mut visit = visit(&ground);
@@ -97,7 +117,11 @@ async fn attempts_end_with_the_budget() {
         }
     };
     assert_eq!(reason, Reason::RetriesExhausted);
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -116,7 +140,9 @@ async fn what_the_programs_sent_is_counted_until_it_has_a_slot_or_a_place() {
     assert_eq!(ground.waiting(), 1);
     drop(gone);
     assert_eq!(ground.waiting(), 0);
-    let refused = Visit::new(ground.queue(), ground.now(), Some(send())).slot().await;
+    let refused = Visit::new(ground.queue(), ground.now(), Some(send()))
+        .slot()
+        .await;
     assert_eq!(refused.unwrap_err(), Reason::QueueTimeout);
     assert_eq!(ground.waiting_word(), 0);
     drop(held);
@@ -127,11 +153,19 @@ async fn the_automatic_waiting_time_follows_the_service_time() {
     let ground = Ground::without_servers(1, 1, 10);
     ground.change(|view| view.queue.timeout = Setting::built_in(QueueTimeout::Auto));
     let queue = ground.queue();
-    assert_eq!(queue.timeout(), Duration::from_millis(100), "nothing is measured yet");
-    queue.figures().settle_service_time(10, Duration::from_millis(500));
+    assert_eq!(
+        queue.timeout(),
+        Duration::from_millis(100),
+        "nothing is measured yet"
+    );
+    queue
+        .figures()
+        .settle_service_time(10, Duration::from_millis(500));
     assert_eq!(queue.timeout(), Duration::from_millis(100));
     for _ in 0..50 {
-        queue.figures().settle_service_time(10, Duration::from_secs(2));
+        queue
+            .figures()
+            .settle_service_time(10, Duration::from_secs(2));
     }
     let timeout = queue.timeout().as_secs_f64();
     assert!((timeout - 0.4).abs() < 0.01, "{timeout}");
