@@ -9,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
+mod load;
 mod preflight;
 mod process;
 mod test;

@@ -32,7 +32,10 @@ use self::{
         limited_backends, numbered_backends, numbered_frontends, targets, wide_backends,
     },
 };
-use super::report::{Samples, quantile};
+use super::{
+    cpu,
+    report::{Samples, quantile},
+};
 use crate::{
     preflight::{self, Interrupt, Needs},
     process::progress,
@@ -65,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         tools: &[("ip", "iproute2"), ("iptables-restore", "iptables")],
     })?;
     let interrupt = Interrupt::listen()?;
-    let (client_cpu, servers_cpu) = dialler::cpus()?;
+    let (client_cpu, servers_cpu) = cpu::cpus()?;
     progress("starting servers and three agents, one of them with 10,000 services");
     let stage = Stage::set(&binary, servers_cpu)?;
     let bench = Bench {

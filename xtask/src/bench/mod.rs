@@ -4,7 +4,11 @@
 //! With `--json` the last line of standard output is one object {figure: value}. Called by `main`.
 
 mod connect;
+mod cpu;
+mod http;
+mod queue;
 mod report;
+mod request;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -20,11 +24,17 @@ pub(crate) struct Options {
 enum Bench {
     /// What steering costs a connect(), and the bytes after it
     Connect(connect::Options),
+    /// How fast waiters are woken, and how many are refused, beside one central queue
+    Queue(queue::Options),
+    /// Admission `request` beside nginx, HAProxy and Envoy
+    Request(request::Options),
 }
 
 /// Runs it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.bench {
         Bench::Connect(options) => connect::run(options),
+        Bench::Queue(options) => queue::run(options),
+        Bench::Request(options) => request::run(options),
     }
 }

@@ -14,7 +14,7 @@ pub(super) enum Target {
     AtLeast(f64),
 }
 
-/// The ratio of two variants' medians.
+/// The ratio of two variants.
 #[derive(Clone, Debug)]
 pub(super) struct Ratio {
     pub(super) value: f64,
@@ -43,11 +43,19 @@ impl Samples {
 
     /// The median of these by that of others from the same rounds.
     pub(super) fn over(&self, others: &Self) -> Ratio {
+        Ratio {
+            value: self.median() / others.median(),
+            ..self.over_by_round(others)
+        }
+    }
+
+    /// The median of the rounds' own ratios, for rounds that differ more than variants do.
+    pub(super) fn over_by_round(&self, others: &Self) -> Ratio {
         let ratios = self.0.iter().zip(&others.0).map(|(own, other)| own / other);
         let by_round = Self(ratios.collect());
         let (low, high) = by_round.quartiles();
         Ratio {
-            value: self.median() / others.median(),
+            value: by_round.median(),
             low,
             high,
         }

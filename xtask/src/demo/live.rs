@@ -11,10 +11,18 @@ use std::{
 use anyhow::Result;
 use tests::{agent::Agent, function::Function};
 
-use super::client::Tally;
+use super::waiting::Watch;
+use crate::load::Tally;
 
 /// Servers shown; more would not fit a screen.
 const ROWS_AT_MOST: usize = 20;
+
+/// What there is to see of a balanced run besides its servers.
+#[derive(Clone, Copy)]
+pub(super) struct Inside<'i> {
+    pub(super) agent: &'i Agent,
+    pub(super) watch: &'i Watch,
+}
 
 /// The moving view.
 pub(super) struct Live {
@@ -56,18 +64,18 @@ impl Live {
     pub(super) fn show(
         &mut self,
         functions: &[Function],
-        agent: Option<&Agent>,
+        inside: Option<Inside<'_>>,
         tally: &Tally,
     ) -> Result<()> {
         if self.terminal {
-            return self.redraw(functions, agent, tally);
+            return self.redraw(functions, inside, tally);
         }
         let due = self
             .last_line
             .is_none_or(|last| last.elapsed() >= Duration::from_secs(1));
         if due && self.begun.elapsed() >= Duration::from_secs(1) {
             self.last_line = Some(Instant::now());
-            self.line(functions, agent, tally)?;
+            self.line(functions, inside, tally)?;
         }
         Ok(())
     }
@@ -76,17 +84,22 @@ impl Live {
     pub(super) fn show_last(
         &mut self,
         functions: &[Function],
-        agent: Option<&Agent>,
+        inside: Option<Inside<'_>>,
         tally: &Tally,
     ) -> Result<()> {
         if self.terminal {
-            self.redraw(functions, agent, tally)
+            self.redraw(functions, inside, tally)
         } else {
-            self.line(functions, agent, tally)
+            self.line(functions, inside, tally)
         }
     }
 
-    fn line(&self, functions: &[Function], agent: Option<&Agent>, tally: &Tally) -> Result<()> {
+    fn line(
+        &self,
+        functions: &[Function],
+        inside: Option<Inside<'_>>,
+        tally: &Tally,
+    ) -> Result<()> {
         let serving: u32 = functions
             .iter()
             .map(|function| function.seen().current)
@@ -101,8 +114,11 @@ impl Live {
             self.begun.elapsed().as_secs(),
             totals(tally)
         );
-        if let Some(agent) = agent {
-            write!(line, "  inflight {:>3}", agent.inflight()?)?;
+        if let Some(inside) = inside {
+            let (queue, _) = inside.watch.latest();
+            let inflight = inside.agent.inflight()?;
+            let waiters = queue.waiters;
+            write!(line, "  inflight {inflight:>3}  waiters {waiters:>3}")?;
         }
         writeln!(line, "  highest peak {peak}")?;
         self.write(&line)
@@ -111,10 +127,10 @@ impl Live {
     fn redraw(
         &mut self,
         functions: &[Function],
-        agent: Option<&Agent>,
+        inside: Option<Inside<'_>>,
         tally: &Tally,
     ) -> Result<()> {
-        let table = table(functions, agent, tally)?;
+        let table = table(functions, inside, tally)?;
         let mut screen = String::new();
         if self.drawn_lines > 0 {
             // Up to where the old table begins, and clear from there.
@@ -137,10 +153,10 @@ impl Live {
     }
 }
 
-fn table(functions: &[Function], agent: Option<&Agent>, tally: &Tally) -> Result<String> {
-    let inflight: Option<HashMap<String, u64>> = agent
-        .map(|agent| -> Result<_> {
-            let backends = agent.backends()?.into_iter();
+fn table(functions: &[Function], inside: Option<Inside<'_>>, tally: &Tally) -> Result<String> {
+    let inflight: Option<HashMap<String, u64>> = inside
+        .map(|inside| -> Result<_> {
+            let backends = inside.agent.backends()?.into_iter();
             Ok(backends
                 .map(|backend| (backend.address, backend.inflight))
                 .collect())
@@ -166,8 +182,21 @@ fn table(functions: &[Function], agent: Option<&Agent>, tally: &Tally) -> Result
     if functions.len() > ROWS_AT_MOST {
         writeln!(table, "… and {} more", functions.len() - ROWS_AT_MOST)?;
     }
+    if let Some(inside) = inside {
+        table += &queue_line(inside.watch);
+    }
     writeln!(table, "{}", totals(tally))?;
     Ok(table)
+}
+
+fn queue_line(watch: &Watch) -> String {
+    let (queue, peak) = watch.latest();
+    let (waiters, queued) = (queue.waiters, queue.queued);
+    let mut line = format!("waiters {waiters:>4} (peak {peak})  queued so far {queued:>6}");
+    for (reason, count) in queue.refused.iter().filter(|(_, count)| **count > 0) {
+        line += &format!("  {reason} {count}");
+    }
+    line + "\n"
 }
 
 fn totals(tally: &Tally) -> String {

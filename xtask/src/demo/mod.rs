@@ -1,66 +1,39 @@
 //! `cargo xtask demo`: function servers, an agent and clients on one machine, to be watched.
 //!
-//! Runs the same seeded load twice, through the balancer and with random steering, shows both side
-//! by side, and fails if a pod was ever given more than its limit, a request failed, or a slot was
-//! not given back. Leaves nothing behind; what a killed run left is taken away by the next one.
+//! Runs the same seeded load through the balancer, through a simulation of one central queue, and
+//! with random steering, and shows them side by side. Fails if a pod was ever given more than its
+//! limit, a request failed, more were refused than the central queue would have refused, or a slot
+//! was not given back. Leaves nothing behind; what a killed run left is taken away by the next one.
 //! Called by `main`.
 
-mod arrivals;
 mod client;
 mod figures;
 mod live;
-mod request;
+mod options;
 mod stage;
+mod waiting;
 
 use std::{
     io::{self, Write},
     path::PathBuf,
-    time::Duration,
 };
 
 use anyhow::{Result, bail};
-use tests::{agent::Agent, function::Function};
+use tests::function::Function;
 
+pub(crate) use self::options::Options;
 use self::{
-    arrivals::Load,
     client::{Steering, Task},
-    figures::Figures,
-    live::Live,
+    figures::{Comparison, Figures},
+    live::{Inside, Live},
+    options::Admission,
     stage::{FRONTEND, Stage},
+    waiting::{QueueState, Watch},
 };
-use crate::preflight::{self, Interrupt, Needs};
-
-/// What the demo shows.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Options {
-    /// How long the load goes on, for each of the two ways of steering
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// Function servers
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=250))]
-    backends: u16,
-    /// Requests that each of them serves at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65535))]
-    max_inflight: u32,
-    /// Requests per second, over all clients
-    #[arg(long, default_value_t = 250.0, allow_negative_numbers = true, value_parser = |text: &str| positive(text, 20_000.0))]
-    rate: f64,
-    /// Mean time that a request takes, in milliseconds
-    #[arg(long, default_value_t = 20.0, allow_negative_numbers = true, value_parser = |text: &str| positive(text, 60_000.0))]
-    work_ms: f64,
-    /// Print one JSON object as the last line; the live view goes to standard error
-    #[arg(long)]
-    json: bool,
-    /// Leave everything running at the end until Ctrl-C, and print how to look at it
-    #[arg(long)]
-    keep: bool,
-    /// Of the random arrivals: the same seed gives the same load
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The demo's own: be the clients instead
-    #[arg(long, hide = true, value_name = "TASK")]
-    as_client: Option<String>,
-}
+use crate::{
+    load::Excess,
+    preflight::{self, Interrupt, Needs},
+};
 
 /// Runs the demo.
 pub(crate) fn run(options: Options) -> Result<()> {
@@ -109,40 +82,56 @@ fn show(options: &Options, binary: PathBuf, interrupt: &Interrupt) -> Result<Ver
 }
 
 fn perform_both(options: &Options, stage: &Stage, interrupt: &Interrupt) -> Result<Verdict> {
-    let Some(balanced) = perform(options, stage, Steering::Frontend(FRONTEND), interrupt)? else {
+    let watch = Watch::start(&stage.agent)?;
+    let Some(balanced) = perform(options, stage, Some(&watch), interrupt)? else {
         return Ok(Verdict::Interrupted);
     };
-    let mut failures = balanced.failures();
-    match stage.settle() {
-        Ok(()) => say(
+    let waiters_peak = watch.stop()?;
+    let settled = stage.settle();
+    if settled.is_ok() {
+        say(
             options,
-            format_args!("Every counter is back at 0, in the kernel and at the servers."),
-        )?,
-        Err(error) => failures.push(format!("{error:#}")),
+            format_args!(
+                "Every counter is back at 0, in the kernel, in the agent and at the servers."
+            ),
+        )?;
     }
-    let pods = stage.functions.iter().map(Function::address).collect();
-    let Some(random) = perform(options, stage, Steering::Random(pods), interrupt)? else {
+    let queued = QueueState::of(&stage.agent)?.queued;
+    let Some(random) = perform(options, stage, None, interrupt)? else {
         return Ok(Verdict::Interrupted);
     };
-    let table = figures::side_by_side(&balanced, &random);
-    say(options, format_args!("{table}"))?;
+    let central = options.central_queue().simulate(&options.load())?;
+    let excess = Excess::of(balanced.outcome(), &central, options.duration());
+    let waiting = (queued, waiters_peak);
+    let comparison = Comparison::new(balanced, waiting, (central, excess), random);
+    say(options, format_args!("\n{}", comparison.table()))?;
     if options.json {
-        println!("{}", balanced.json(&random)?);
+        println!("{}", comparison.json()?);
     }
+    let mut failures = comparison.failures();
+    failures.extend(settled.err().map(|error| format!("{error:#}")));
     Ok(Verdict::Complete(failures))
 }
 
-/// One of the two runs; `None` if it was interrupted.
+/// One of the two runs: through the balancer if its queue is watched. `None` if it was interrupted.
 fn perform(
     options: &Options,
     stage: &Stage,
-    steering: Steering,
+    watch: Option<&Watch>,
     interrupt: &Interrupt,
 ) -> Result<Option<Figures>> {
-    let (title, agent): (&str, Option<&Agent>) = match &steering {
-        Steering::Frontend(_) => ("Steered by Idlefirst, in the kernel", Some(&stage.agent)),
-        Steering::Random(_) => ("The same arrivals, a pod drawn at random for each", None),
+    let pods = || stage.functions.iter().map(Function::address).collect();
+    let (title, steering) = match watch {
+        Some(_) => ("Steered by Idlefirst", Steering::Frontend(FRONTEND)),
+        None => (
+            "The same arrivals, a pod drawn at random for each",
+            Steering::Random(pods()),
+        ),
     };
+    let inside = watch.map(|watch| Inside {
+        agent: &stage.agent,
+        watch,
+    });
     say(options, format_args!("\n{title}, {} s:", options.seconds))?;
     for function in &stage.functions {
         function.reset();
@@ -150,40 +139,22 @@ fn perform(
     let mut client = stage.clients(&Task {
         steering,
         load: options.load(),
+        keep_alive: options.admission == Admission::Request,
     })?;
     let mut live = Live::new(options.json);
     let outcome = loop {
         if interrupt.came() {
             return Ok(None);
         }
-        let progress = client.progress();
-        live.show(&stage.functions, agent, &progress.tally)?;
+        live.show(&stage.functions, inside, &client.tally())?;
         if let Some(outcome) = client.outcome()? {
-            live.show_last(&stage.functions, agent, &outcome.tally)?;
+            live.show_last(&stage.functions, inside, &outcome.tally)?;
             break outcome;
         }
         std::thread::sleep(live.pause());
     };
-    Ok(Some(Figures::new(
-        outcome,
-        &stage.functions,
-        options.max_inflight,
-    )))
-}
-
-impl Options {
-    fn load(&self) -> Load {
-        Load {
-            seed: self.seed,
-            rate: self.rate,
-            duration: Duration::from_secs(self.seconds),
-            mean_work: self.mean_work(),
-        }
-    }
-
-    fn mean_work(&self) -> Duration {
-        Duration::from_secs_f64(self.work_ms / 1000.0)
-    }
+    let figures = Figures::new(outcome, &stage.functions, options.max_inflight);
+    Ok(Some(figures))
 }
 
 fn announce(options: &Options) -> Result<()> {
@@ -193,19 +164,31 @@ fn announce(options: &Options) -> Result<()> {
         rate,
         work_ms,
         seconds,
+        queue_size,
+        queue_timeout_ms,
         ..
     } = options;
-    let slots = f64::from(*backends) * f64::from(*max_inflight);
-    let busy = rate * work_ms / 1000.0 / slots * 100.0;
+    let busy = options.utilisation() * 100.0;
+    let way = match options.admission {
+        Admission::Connection => {
+            "the kernel sends each\n\
+             connection to an idle server, and to the agent's queue if there is none."
+        }
+        Admission::Request => {
+            "the kernel sends their\n\
+             connections, which they keep, to the agent, and that each request to an idle server."
+        }
+    };
     say(
         options,
         format_args!(
             "Idlefirst demo: {backends} function servers that serve {max_inflight} request(s) at once each,\n\
-             every one in its own network namespace. Clients dial {FRONTEND}; the kernel sends each\n\
-             connection to an idle server. {rate} requests/s (Poisson) of {work_ms} ms mean work, for {seconds} s:\n\
-             {busy:.0} % of what the servers can do. Then the same arrivals with random steering.\n\
-             Expect: no server ever above its limit, and a connect refused only when every server is full\n\
-             (this version has no queue); random steering runs into full servers far more often.\n"
+             every one in its own network namespace. Clients dial {FRONTEND}; {way}\n\
+             {rate} requests/s (Poisson) of {work_ms} ms mean work, for {seconds} s: {busy:.0} % of what the servers\n\
+             can do. At most {queue_size} wait, at most {queue_timeout_ms} ms. Then the same arrivals with random\n\
+             steering, and through one central queue, simulated.\n\
+             Expect: no server ever above its limit, and as few refused as that central queue refuses;\n\
+             random steering runs into full servers all the time.\n"
         ),
     )
 }
@@ -218,13 +201,4 @@ fn say(options: &Options, text: std::fmt::Arguments<'_>) -> Result<()> {
         writeln!(io::stdout(), "{text}")?;
     }
     Ok(())
-}
-
-fn positive(text: &str, at_most: f64) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if number > 0.0 && number <= at_most {
-        Ok(number)
-    } else {
-        Err(format!("must be above 0 and at most {at_most}"))
-    }
 }

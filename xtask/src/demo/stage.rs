@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use tests::{
     agent::{Agent, AgentOptions},
     cgroup::Cgroup,
@@ -21,6 +22,7 @@ use tests::{
 use super::{
     Options,
     client::{Clients, Steering, Task},
+    waiting::QueueState,
 };
 
 /// What clients dial. No machine has this address: only the programs know it.
@@ -56,7 +58,10 @@ impl Stage {
             [FRONTEND.to_string().as_str()],
             options.max_inflight,
             functions.iter().map(Function::address),
-        );
+        )
+        .with("protocol", json!("http"))
+        .with("admission", json!(options.admission.as_str()))
+        .with("queue", options.queue());
         let agent_options = AgentOptions {
             binary: Some(binary),
             ..AgentOptions::new(&topology.node, &cgroup)
@@ -79,7 +84,7 @@ impl Stage {
         Clients::start(&self.topology.clients[0].netns, cgroup, task)
     }
 
-    /// Waits until the kernel and the servers agree that nothing is in flight.
+    /// Waits until the kernel, the agent and the servers agree that nothing is in flight.
     pub(super) fn settle(&self) -> Result<()> {
         let settled = within(SETTLE_DEADLINE, || {
             for backend in self.agent.backends()? {
@@ -90,6 +95,8 @@ impl Stage {
                     backend.address
                 );
             }
+            let waiters = QueueState::of(&self.agent)?.waiters;
+            ensure!(waiters == 0, "the agent counts {waiters} who wait");
             for function in &self.functions {
                 let current = function.seen().current;
                 ensure!(current == 0, "{} is serving {current}", function.address());
@@ -119,7 +126,7 @@ impl Stage {
         let first = self.functions.first().map(Function::address);
         let last = self.functions.last().map(Function::address);
         format!(
-            "clients ──connect({FRONTEND})──► kernel programs on {}\n   └──► {} … {}",
+            "clients ──connect({FRONTEND})──► kernel programs on {}\n   ├──► {} … {}\n   └──► none is idle: the agent's queue ──► the first that is",
             self.cgroup.path().display(),
             first.map_or_else(String::new, |address| address.to_string()),
             last.map_or_else(String::new, |address| address.to_string()),
@@ -145,6 +152,7 @@ impl Stage {
                {binary} --admin {admin} services\n    \
                {binary} --admin {admin} backends\n    \
                {binary} --admin {admin} connections\n    \
+               {binary} --admin {admin} queues\n    \
                curl -s --unix-socket {socket} http://localhost/v1/backends\n    \
                curl -s --unix-socket {socket} http://localhost/metrics\n"
         )

@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use tests::place::Place;
 
 use super::{
-    super::report::Samples,
-    dialler::bind_to,
+    super::{cpu::bind_this_thread, report::Samples},
     stage::{SLICE_BYTES, SWALLOWING, SWALLOWING_BACKEND, Stage},
 };
 
@@ -32,7 +31,7 @@ pub(super) fn measure(
     stop: &(impl Fn() -> bool + Sync),
 ) -> Result<Throughput> {
     Place::new(&stage.plain, &stage.cgroup).run(|| {
-        bind_to(cpu)?;
+        bind_this_thread(cpu)?;
         let mut straight = open(SWALLOWING_BACKEND)?;
         let mut balanced = open(SWALLOWING)?;
         let mut throughput = Throughput {

@@ -11,14 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use socket2::{SockAddr, Socket, Type};
 use tests::{cgroup::Cgroup, netns::Netns, place::Place};
 
-use super::stage::Targets;
+use super::{super::cpu::bind_this_thread, stage::Targets};
 
 /// A thread that dials when it is told to, until it is dropped.
 pub(super) struct Dialler {
@@ -81,7 +77,7 @@ impl Standing<'_> {
             Some(cgroup) => Place::new(self.netns, cgroup).enter()?,
             None => self.netns.enter()?,
         }
-        bind_to(self.cpu)
+        bind_this_thread(self.cpu)
     }
 }
 
@@ -115,20 +111,4 @@ fn spin_for(pause: Duration) {
     while begun.elapsed() < pause {
         hint::spin_loop();
     }
-}
-
-/// The CPUs to measure on: the dialler's, and the servers'. The same one if there is only one.
-pub(super) fn cpus() -> Result<(usize, usize)> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot read this thread's CPUs")?;
-    let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let servers = usable.next().context("this thread may use no CPU")?;
-    Ok((usable.next().unwrap_or(servers), servers))
-}
-
-/// Binds the calling thread to a CPU.
-pub(super) fn bind_to(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .with_context(|| format!("cannot bind a thread to CPU {cpu}"))
 }

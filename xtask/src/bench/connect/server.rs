@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use socket2::SockRef;
 use tests::netns::Netns;
 
-use super::dialler::bind_to;
+use super::super::cpu::bind_this_thread;
 
 /// A listener and the thread that serves it.
 pub(super) struct Server {
@@ -56,7 +56,7 @@ impl Server {
         let thread = thread::Builder::new()
             .name("bench-server".to_owned())
             .spawn(move || {
-                if let Err(error) = bind_to(cpu) {
+                if let Err(error) = bind_this_thread(cpu) {
                     eprintln!("the figures are noisier than need be: {error:#}");
                 }
                 serve(&own, service);

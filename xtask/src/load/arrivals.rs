@@ -1,7 +1,7 @@
 //! The load as it was drawn: when requests arrive and how long each takes.
 //!
-//! An iterator over a seeded generator, so that both runs of the demo get exactly the same load
-//! and a long one needs no memory. Used by `client`.
+//! An iterator over a seeded generator, so that every way of steering gets exactly the same load
+//! and a long one needs no memory. Used by `sender` and `central`.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use serde::{Deserialize, Serialize};
 
 /// What the load is drawn from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Load {
-    pub(super) seed: u64,
+pub(crate) struct Load {
+    pub(crate) seed: u64,
     /// Requests per second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
     /// No request arrives later than this.
-    pub(super) duration: Duration,
+    pub(crate) duration: Duration,
     /// Work is exponentially distributed with this mean.
-    pub(super) mean_work: Duration,
+    pub(crate) mean_work: Duration,
 }
 
 /// A request that is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     /// After the beginning.
-    pub(super) at: Duration,
+    pub(crate) at: Duration,
     /// How long the server works for it.
-    pub(super) work: Duration,
+    pub(crate) work: Duration,
 }
 
 impl Load {
     /// A Poisson process: the times between arrivals are exponentially distributed.
-    pub(super) fn arrivals(&self) -> impl Iterator<Item = Arrival> + use<> {
+    pub(crate) fn arrivals(&self) -> impl Iterator<Item = Arrival> + use<> {
         let Self {
             seed,
             rate,

@@ -1,0 +1,175 @@
+//! One request: on a connection of its own or on a kept one, from `connect()` to the last byte,
+//! and how it ended.
+//!
+//! Used by `sender`.
+
+use std::{
+    collections::HashMap,
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1::{self, SendRequest},
+    header,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A request that takes this much longer than its work has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// In which the agent says why it refuses.
+const REASON: &str = "x-idlefirst-reason";
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// 200.
+    Ok,
+    /// The connect was refused, or the answer was 429 or 503. Says why.
+    Refused(String),
+    /// Anything else.
+    Error(anyhow::Error),
+}
+
+type Body = Empty<Bytes>;
+
+/// Connections that were kept for further requests, by where they go.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<HashMap<SocketAddr, Vec<SendRequest<Body>>>>);
+
+/// Makes one, on a connection of its own if `kept` is `None`.
+pub(super) async fn make(target: SocketAddr, work: Duration, kept: Option<&Kept>) -> End {
+    let attempt = async {
+        match kept {
+            Some(kept) => on_kept(kept, target, work).await,
+            None => on_its_own(target, work).await,
+        }
+    };
+    match tokio::time::timeout(work + PATIENCE, attempt).await {
+        Ok(Ok(end)) => end,
+        Ok(Err(error)) => End::Error(error),
+        Err(_) => End::Error(anyhow!(
+            "no answer from {target} within {PATIENCE:?} beyond its work"
+        )),
+    }
+}
+
+async fn on_its_own(target: SocketAddr, work: Duration) -> Result<End> {
+    let Some(stream) = connect(target).await? else {
+        return Ok(refused_connect());
+    };
+    let ask = async {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let mut request = request(target, work)?;
+        let close = header::HeaderValue::from_static("close");
+        request.headers_mut().insert(header::CONNECTION, close);
+        let exchange = async { finish(sender.send_request(request).await?).await };
+        let (answer, closed) = tokio::join!(exchange, connection);
+        let answer = answer?;
+        closed?;
+        Ok::<_, anyhow::Error>(answer)
+    };
+    let answer = ask
+        .await
+        .with_context(|| format!("connected to {target}"))?;
+    Ok(end_of(target, &answer))
+}
+
+async fn on_kept(kept: &Kept, target: SocketAddr, work: Duration) -> Result<End> {
+    loop {
+        let old = kept.take(target).await;
+        let is_old = old.is_some();
+        let mut sender = match old {
+            Some(sender) => sender,
+            None => match connect(target).await? {
+                Some(stream) => open(stream).await?,
+                None => return Ok(refused_connect()),
+            },
+        };
+        let answer = match sender.send_request(request(target, work)?).await {
+            Ok(answer) => answer,
+            // The other side closed it just before: nothing was sent.
+            Err(error) if is_old && error.is_canceled() => continue,
+            Err(error) => return Err(error).with_context(|| format!("asking {target}")),
+        };
+        let answer = finish(answer).await?;
+        kept.put(target, sender);
+        return Ok(end_of(target, &answer));
+    }
+}
+
+async fn connect(target: SocketAddr) -> Result<Option<TcpStream>> {
+    match TcpStream::connect(target).await {
+        Ok(stream) => {
+            stream.set_nodelay(true)?;
+            Ok(Some(stream))
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("connecting to {target}")),
+    }
+}
+
+async fn open(stream: TcpStream) -> Result<SendRequest<Body>> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // How it ends shows in its requests.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+fn request(target: SocketAddr, work: Duration) -> Result<Request<Body>> {
+    Ok(Request::get(format!("/?work_us={}", work.as_micros()))
+        .header(header::HOST, target.to_string())
+        .body(Empty::new())?)
+}
+
+/// Reads the body too.
+async fn finish(answer: Response<Incoming>) -> Result<Response<()>> {
+    let (head, body) = answer.into_parts();
+    body.collect().await?;
+    Ok(Response::from_parts(head, ()))
+}
+
+fn end_of(target: SocketAddr, answer: &Response<()>) -> End {
+    let reason = answer.headers().get(REASON);
+    let reason = reason.map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned());
+    match (answer.status(), reason) {
+        (StatusCode::OK, _) => End::Ok,
+        (StatusCode::SERVICE_UNAVAILABLE, Some(reason)) => End::Refused(reason),
+        (StatusCode::TOO_MANY_REQUESTS, _) => End::Refused("server-full".to_owned()),
+        (status, _) => End::Error(anyhow!("{target} answered {status}")),
+    }
+}
+
+fn refused_connect() -> End {
+    End::Refused("connect-refused".to_owned())
+}
+
+impl Kept {
+    /// The one that was used last and still stands.
+    async fn take(&self, target: SocketAddr) -> Option<SendRequest<Body>> {
+        loop {
+            let mut sender = self.locked().get_mut(&target)?.pop()?;
+            if sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn put(&self, target: SocketAddr, sender: SendRequest<Body>) {
+        if !sender.is_closed() {
+            self.locked().entry(target).or_default().push(sender);
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<SendRequest<Body>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
