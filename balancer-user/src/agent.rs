@@ -3,7 +3,12 @@
 //!
 //! Called by `cli`. Spawns and connects; decides nothing about services.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use balancer_common::{
@@ -18,7 +23,7 @@ use tokio::{
 
 use crate::{
     admin,
-    config::{Config, Overrides, Source, process_environment},
+    config::{AgentConfig, Config, Loaded, Overrides, Source, process_environment},
     descriptors,
     health::{Health, Observation, Prober},
     heartbeat::Heartbeat,
@@ -27,8 +32,8 @@ use crate::{
     overflow::{self, Overflow, Queues},
     reconcile::{Mark, Marking, Progress, Reconciler},
     source::file::{self, Fingerprint},
-    state::State,
-    telemetry,
+    state::{Snapshot, State},
+    telemetry::{self, LogControl},
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -40,6 +45,7 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     let mut loaded = Config::load(&config_path, &process_environment)?;
     loaded.config = loaded.config.with_overrides(&overrides);
     let agent = loaded.config.agent.clone();
+    let source = loaded.config.source;
     let log = telemetry::init(&agent.log);
     for warning in loaded.warning_lines() {
         tracing::warn!("{warning}");
@@ -47,101 +53,164 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     descriptors::raise_limit();
     let signals = Signals::new().context("cannot listen for signals")?;
     let listeners = admin::Listeners::bind(&agent)?;
+    let resync = agent.resync;
 
-    let options = Options {
-        cgroup: agent.cgroup.clone(),
-        pin_path: agent.pin_path.clone(),
-    };
-    let kernel = Arc::new(Kernel::load(&options)?);
-    let source = loaded.config.source;
-    let state = Arc::new(State::new(loaded, config_path.clone()));
-    let progress = Progress::default();
-    let mut reconciler = Reconciler::new(kernel.clone(), progress.clone());
-    let mut snapshots = state.subscribe();
-    reconciler.advance(&snapshots.borrow_and_update().clone());
-    let journal = Journal::default();
-    let queues = Queues::new(
-        kernel.clone(),
-        overflow::Services {
-            progress: progress.clone(),
-            snapshots: state.subscribe(),
-        },
-        journal.clone(),
-    );
-    let overflow = Overflow::start(
-        &kernel,
-        queues.clone(),
-        agent.workers.unwrap_or_else(default_workers),
-        tell_breakers(kernel.clone(), progress.clone(), journal.clone()),
-    )?;
-    let heartbeat = Heartbeat::new(
-        kernel.clone(),
-        log.clone(),
-        journal.clone(),
-        agent.overflow.clone(),
-        overflow.ports(),
-    );
-    heartbeat.beat()?;
-    kernel.attach()?;
-    tracing::info!(cgroup = %kernel.cgroup_path().display(), "steering");
-
-    let (markings, marked) = mpsc::unbounded_channel();
-    let prober = Prober::new(agent.probes, agent.cache_max_size);
-    let (ready, ready_receiver) = watch::channel(true);
-    let ready = Arc::new(ready);
-    let context = admin::Context {
-        kernel: kernel.clone(),
-        progress,
-        state: state.subscribe(),
-        ready: ready_receiver,
-        log: log.clone(),
-        started: Instant::now(),
-        queues: queues.clone(),
-        health: prober.handle(),
-        probes: prober.figures(),
-        journal: journal.clone(),
-        markings: markings.clone(),
-        collects_metrics: agent.collect_metrics,
-        stats: admin::StatsCache::default(),
-        refusals: admin::ToldRefusals::default(),
-    };
-    let (stop, stopped) = watch::channel(());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        listeners.serve(context, ended(stopped)).await;
-    });
-    tasks.spawn(reconciler.run(snapshots, marked));
-    tasks.spawn(heartbeat.run(ready.clone()));
-    tasks.spawn(overflow::settle(kernel.clone(), queues));
-    let (observe, observations) = mpsc::unbounded_channel();
-    tasks.spawn(prober.run(state.subscribe(), observe));
-    tasks.spawn(mark_by_health(observations, markings, journal));
+    let parts = Parts::set_up(loaded, &config_path, agent, log)?;
+    let state = parts.state.clone();
+    let mut running = parts.start(listeners);
     match source {
-        Source::File => tasks.spawn(file::follow(
-            config_path,
-            overrides,
-            state,
-            fingerprint,
-            agent.resync,
-        )),
+        Source::File => {
+            let following = file::follow(config_path, overrides, state, fingerprint, resync);
+            running.tasks.spawn(following)
+        }
         Source::Kubernetes => anyhow::bail!("source: kubernetes is not supported by this version"),
     };
-
     let outcome = tokio::select! {
         name = signals.wait() => {
             tracing::info!(signal = name, "stopping");
             Ok(())
         }
-        ended = tasks.join_next() => Err(anyhow::anyhow!("a part of the agent ended by itself: {ended:?}")),
+        ended = running.tasks.join_next() => {
+            Err(anyhow::anyhow!("a part of the agent ended by itself: {ended:?}"))
+        }
     };
-    // Readiness goes first, so that whoever looks stops counting on us; the
-    // programs go last, so that steering lasts as long as the process.
-    ready.send_replace(false);
-    drop(stop);
-    tasks.shutdown().await;
-    kernel.detach();
-    overflow.stop().await;
+    running.end().await;
     outcome
+}
+
+/// All that the agent is made of, ready to be started: connections are steered already.
+struct Parts {
+    agent: AgentConfig,
+    log: LogControl,
+    kernel: Arc<Kernel>,
+    state: Arc<State>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    progress: Progress,
+    reconciler: Reconciler,
+    journal: Journal,
+    queues: Arc<Queues>,
+    overflow: Overflow,
+    heartbeat: Heartbeat,
+}
+
+impl Parts {
+    /// Loads the programs, makes the first plan, listens for overflow, attaches the programs; in
+    /// this order, so that whatever can fail fails before a connection is touched.
+    fn set_up(
+        loaded: Loaded,
+        config_path: &Path,
+        agent: AgentConfig,
+        log: LogControl,
+    ) -> anyhow::Result<Self> {
+        let kernel = Arc::new(Kernel::load(&Options {
+            cgroup: agent.cgroup.clone(),
+            pin_path: agent.pin_path.clone(),
+        })?);
+        let state = Arc::new(State::new(loaded, config_path.to_owned()));
+        let progress = Progress::default();
+        let mut reconciler = Reconciler::new(kernel.clone(), progress.clone());
+        let mut snapshots = state.subscribe();
+        reconciler.advance(&snapshots.borrow_and_update().clone());
+        let journal = Journal::default();
+        let services = overflow::Services {
+            progress: progress.clone(),
+            snapshots: state.subscribe(),
+        };
+        let queues = Queues::new(kernel.clone(), services, journal.clone());
+        let overflow = Overflow::start(
+            &kernel,
+            queues.clone(),
+            agent.workers.unwrap_or_else(default_workers),
+            tell_breakers(kernel.clone(), progress.clone(), journal.clone()),
+        )?;
+        let heartbeat = Heartbeat::new(
+            kernel.clone(),
+            log.clone(),
+            journal.clone(),
+            agent.overflow.clone(),
+            &overflow,
+        );
+        heartbeat.beat()?;
+        kernel.attach()?;
+        tracing::info!(cgroup = %kernel.cgroup_path().display(), "steering");
+        Ok(Self {
+            agent,
+            log,
+            kernel,
+            state,
+            snapshots,
+            progress,
+            reconciler,
+            journal,
+            queues,
+            overflow,
+            heartbeat,
+        })
+    }
+
+    /// Starts the tasks.
+    fn start(self, listeners: admin::Listeners) -> Running {
+        let (markings, marked) = mpsc::unbounded_channel();
+        let (observe, observations) = mpsc::unbounded_channel();
+        let prober = Prober::new(self.agent.probes, self.agent.cache_max_size);
+        let (ready, ready_receiver) = watch::channel(true);
+        let ready = Arc::new(ready);
+        let context = admin::Context {
+            kernel: self.kernel.clone(),
+            progress: self.progress,
+            state: self.state.subscribe(),
+            ready: ready_receiver,
+            log: self.log,
+            started: Instant::now(),
+            queues: self.queues.clone(),
+            health: prober.handle(),
+            probes: prober.figures(),
+            journal: self.journal.clone(),
+            markings: markings.clone(),
+            collects_metrics: self.agent.collect_metrics,
+            stats: admin::StatsCache::default(),
+            refusals: admin::ToldRefusals::default(),
+        };
+        let (stop, stopped) = watch::channel(());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            listeners.serve(context, ended(stopped)).await;
+        });
+        tasks.spawn(self.reconciler.run(self.snapshots, marked));
+        tasks.spawn(self.heartbeat.run(ready.clone()));
+        tasks.spawn(overflow::settle(self.kernel.clone(), self.queues));
+        tasks.spawn(prober.run(self.state.subscribe(), observe));
+        tasks.spawn(mark_by_health(observations, markings, self.journal));
+        Running {
+            tasks,
+            ready,
+            stop,
+            kernel: self.kernel,
+            overflow: self.overflow,
+        }
+    }
+}
+
+/// The agent at work.
+struct Running {
+    tasks: JoinSet<()>,
+    ready: Arc<watch::Sender<bool>>,
+    /// Dropped to end the listeners.
+    stop: watch::Sender<()>,
+    kernel: Arc<Kernel>,
+    overflow: Overflow,
+}
+
+impl Running {
+    /// Ends it. Readiness goes first, so that whoever looks stops counting on us; the programs go
+    /// late, so that steering lasts as long as the process; what they sent to the agent may finish.
+    async fn end(mut self) {
+        self.ready.send_replace(false);
+        drop(self.stop);
+        self.tasks.shutdown().await;
+        self.kernel.detach();
+        self.overflow.stop().await;
+    }
 }
 
 /// Passes the verdicts of probes on to where backends are marked.

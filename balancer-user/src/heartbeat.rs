@@ -16,10 +16,10 @@ use tokio::{
 };
 
 use crate::{
-    config::Overflow,
+    config,
     journal::Journal,
     kernel::{Kernel, KernelError},
-    overflow::{NodeAddresses, Ports},
+    overflow::{NodeAddresses, Overflow, Ports, Pulses},
     telemetry::LogControl,
 };
 
@@ -33,19 +33,21 @@ pub struct Heartbeat {
     kernel: Arc<Kernel>,
     log: LogControl,
     journal: Journal,
-    configured: Overflow,
+    configured: config::Overflow,
     addresses: NodeAddresses,
     ports: Ports,
+    pulses: Pulses,
+    is_stuck: bool,
 }
 
 impl Heartbeat {
-    /// Finds the node's addresses for overflow, which is taken on these ports.
+    /// Finds the node's addresses for overflow, as configured.
     pub fn new(
         kernel: Arc<Kernel>,
         log: LogControl,
         journal: Journal,
-        configured: Overflow,
-        ports: Ports,
+        configured: config::Overflow,
+        overflow: &Overflow,
     ) -> Self {
         let addresses = NodeAddresses::find(&configured);
         say(addresses);
@@ -55,7 +57,9 @@ impl Heartbeat {
             journal,
             configured,
             addresses,
-            ports,
+            ports: overflow.ports(),
+            pulses: overflow.pulses().clone(),
+            is_stuck: false,
         }
     }
 
@@ -103,10 +107,31 @@ impl Heartbeat {
             if number.is_multiple_of(ADDRESSES_EVERY) {
                 self.look_for_addresses();
             }
+            if self.is_stuck() {
+                continue;
+            }
             if let Err(error) = self.beat() {
                 tracing::error!(%error, "the programs cannot be told that the agent lives");
             }
         }
+    }
+
+    /// Whether a part of the data path is stuck: then there is no sign of life, and the programs
+    /// go on without the agent. Says so when it changes.
+    fn is_stuck(&mut self) -> bool {
+        let stuck = self.pulses.stuck();
+        match stuck {
+            Some(worker) if !self.is_stuck => {
+                tracing::error!(
+                    worker,
+                    "an overflow thread is stuck; connections go on without the agent until it moves again"
+                );
+            }
+            None if self.is_stuck => tracing::info!("the overflow threads move again"),
+            _ => {}
+        }
+        self.is_stuck = stuck.is_some();
+        self.is_stuck
     }
 
     fn look_for_addresses(&mut self) {

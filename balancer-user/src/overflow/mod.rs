@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `service`, `workers` | sets all of it up: threads, listeners, what it needs of the agent |
 //! | `gate` | who arrives, and what they dialled |
+//! | `pulse` | whether its threads are alive |
 //! | `notices`, `departures` | what the programs report: free slots, clients that went |
 //! | `visit` | one connection's or request's way: slot, attempts, deadline |
 //! | `queues`, `queue`, `size` | who waits for a slot of a service, and how many may |
@@ -26,6 +27,7 @@ mod gate;
 mod ground;
 mod ledger;
 mod notices;
+mod pulse;
 mod queue;
 mod queues;
 mod reason;
@@ -48,6 +50,7 @@ use departures::{Departure, Departures};
 pub use figures::{Durations, Figures, TimesSnapshot};
 pub use ledger::{Books, Grant, Ledger, Sharers};
 pub use notices::Listener;
+pub use pulse::Pulses;
 pub use queue::{Queue, Ticket};
 pub use queues::{Directory, Queues, RoutingFigures};
 pub use reason::Reason;

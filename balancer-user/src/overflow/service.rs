@@ -6,7 +6,7 @@ use balancer_common::counter::ServiceCounter;
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use super::{
-    Departures, Directory, Queues, View,
+    Departures, Directory, Pulses, Queues, View,
     gate::Gate,
     notices::{Listener, Notices},
     workers::{self, OverflowError, Ports},
@@ -22,6 +22,7 @@ const SERVICE_TIME_EVERY: u32 = 5;
 pub struct Overflow {
     queues: Arc<Queues>,
     ports: Ports,
+    pulses: Pulses,
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -46,6 +47,7 @@ impl Overflow {
             departures: departures.clone(),
             listener,
         });
+        let pulses = Pulses::new(listeners.len());
         let mut running = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (kernel, queues) = (kernel.clone(), queues.clone());
@@ -63,12 +65,14 @@ impl Overflow {
                 listeners,
                 gate,
                 notices,
+                pulses.clone(),
                 stop.subscribe(),
             )?);
         }
         Ok(Self {
             queues,
             ports,
+            pulses,
             stop,
             workers: running,
         })
@@ -77,6 +81,11 @@ impl Overflow {
     /// The ports that the programs send connections to.
     pub fn ports(&self) -> Ports {
         self.ports
+    }
+
+    /// Whether its threads are alive.
+    pub fn pulses(&self) -> &Pulses {
+        &self.pulses
     }
 
     /// The queues.

@@ -14,7 +14,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{runtime, sync::watch};
 
-use super::{gate::Gate, notices::Notices, request};
+use super::{Pulses, gate::Gate, notices::Notices, request};
 use crate::kernel::{Kernel, KernelError};
 
 /// Connections that may wait to be accepted; the kernel's own limit is `net.core.somaxconn`.
@@ -123,6 +123,7 @@ pub(super) fn start(
     listeners: Listeners,
     gate: impl FnOnce(Arc<request::Proxy>) -> Gate + Send + 'static,
     notices: Option<Notices>,
+    pulses: Pulses,
     mut stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, OverflowError> {
     let runtime = runtime::Builder::new_current_thread()
@@ -139,6 +140,7 @@ pub(super) fn start(
                     Err(error) => tracing::error!(%error, "a listener cannot be waited for"),
                 }
             }
+            tokio::spawn(pulses.beat(number));
             if let Some(notices) = notices {
                 tokio::spawn(notices.follow());
             }
