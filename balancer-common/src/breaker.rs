@@ -133,7 +133,8 @@ pub fn try_position<T: Tables>(
     let id = leaf.backend(position)?;
     let backend = tables.backend(id)?;
     let until = load(&backend.ejected_until_ns);
-    if until == 0 || until > now_ns || load32(&backend.state) != 0 {
+    let is_full = backend.inflight() >= load32(&backend.granted) as u64;
+    if until == 0 || until > now_ns || load32(&backend.state) != 0 || is_full {
         return None;
     }
     let next = now_ns + load(&service.breaker_open_ns);

@@ -15,7 +15,8 @@ pub struct Connection {
     /// What the socket holds: one of `HELD_*`. Whoever swaps it to nothing, and
     /// only they, gives it back.
     pub held: AtomicU64,
-    /// When the connect program chose the backend, on the monotonic clock.
+    /// When the connect program chose the backend (or, for a connection to the agent, when it
+    /// was published), on the monotonic clock.
     pub steered_at_ns: u64,
     /// Id of the service that was dialled.
     pub service: u32,
@@ -49,11 +50,11 @@ const _: () = assert!(size_of::<Connection>() == 88);
 pub const HELD_NOTHING: u64 = 0;
 /// The socket holds one slot of its backend, in the kernel's half.
 pub const HELD_SLOT: u64 = 1;
-/// The socket is on its way to the agent: it counts as sent in the service's
-/// [`crate::waiting`] word.
+/// The socket is steered to the agent, and holds nothing yet.
 pub const HELD_WAY: u64 = 2;
-/// As [`HELD_WAY`], and the flow is published in OVERFLOW_FLOWS. Whoever removes
-/// the flow there, agent or program, takes over the count.
+/// Its flow is published in OVERFLOW_FLOWS, and counts as sent in the service's
+/// [`crate::waiting`] word. Whoever removes the flow there, agent or program,
+/// takes over the count.
 pub const HELD_FLOW: u64 = 3;
 
 /// The connection is established.

@@ -56,8 +56,9 @@ pub enum Fault {
     FamilyMismatch = 5,
     /// State callbacks could not be switched on for a socket.
     NoCallbacks = 6,
-    /// A connection to the agent could not be published; it will be refused.
-    FlowsFull = 7,
+    /// A connection to the agent could not be published, for want of room or because another
+    /// with the same client's address is; it will be refused.
+    FlowNotPublished = 7,
     /// The ring buffer had no room for an event; it is lost.
     EventLost = 8,
     /// The agent takes no overflow of this address family.
@@ -73,7 +74,7 @@ pub const FAULTS: [(Fault, &str); 10] = [
     (Fault::Underflow, "underflow"),
     (Fault::FamilyMismatch, "family_mismatch"),
     (Fault::NoCallbacks, "no_callbacks"),
-    (Fault::FlowsFull, "flows_full"),
+    (Fault::FlowNotPublished, "flow_not_published"),
     (Fault::EventLost, "event_lost"),
     (Fault::NoOverflow, "no_overflow"),
 ];

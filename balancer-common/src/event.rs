@@ -8,6 +8,9 @@ use crate::address::{Address, Port};
 pub struct Event {
     /// When, on the monotonic clock.
     pub at_ns: u64,
+    /// When the connection was steered or published, if one is concerned: with the client's
+    /// address it means this connection and no other.
+    pub steered_at_ns: u64,
     /// An [`EventKind`].
     pub kind: u32,
     /// Id of the service.
@@ -24,7 +27,7 @@ pub struct Event {
     pub reserved: [u16; 3],
 }
 
-const _: () = assert!(size_of::<Event>() == 48);
+const _: () = assert!(size_of::<Event>() == 56);
 
 /// What happened.
 #[repr(u32)]

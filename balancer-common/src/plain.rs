@@ -100,6 +100,7 @@ fn empty_service() -> Service {
         generation: zero(),
         queue_size: zero(),
         waiting: AtomicU64::new(0),
+        sent_at_ns: AtomicU64::new(0),
         summary: IndexWords::default(),
         rate_interval_ns: AtomicU64::new(0),
         rate_ahead_ns: AtomicU64::new(0),

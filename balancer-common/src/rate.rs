@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Tries of the compare-and-swap: each one lost means that another token went.
-const TRIES: u32 = 8;
+const TRIES: u32 = 32;
 
 /// Whether the service has a rate limit.
 #[inline(always)]

@@ -10,7 +10,7 @@
 use crate::{
     atomic::{fetch_add, load32, store32},
     index::{self, Found, Index},
-    service::{Backend, LEAF_POSITIONS, Service, Tables},
+    service::{Backend, LEAF_POSITIONS, SERVICE_LEAVES, Service, Tables},
     slot::{self, NotTaken, Side, Want},
 };
 
@@ -80,13 +80,13 @@ pub fn over_admit<T: Tables>(tables: &T, service_id: u32, side: Side) -> Option<
         least = lesser(least, tables.load_at(service_id, position).at(position));
         drawn += 1;
     }
-    // Where usable ones are rare, the first within a leaf of some position.
-    let start = tables.random();
-    let mut further = 1;
-    while further <= LEAF_POSITIONS as u32 && least.position == NOBODY.position {
-        let position = (start % positions.max(1)).wrapping_add(further) % positions.max(1);
-        least = tables.load_at(service_id, position).at(position);
-        further += 1;
+    // Where usable ones are rare, the first that there is.
+    let mut number = 0;
+    while number < SERVICE_LEAVES as u32 && least.position == NOBODY.position {
+        if let Some(position) = tables.usable_in_leaf(service_id, number) {
+            least = tables.load_at(service_id, position).at(position);
+        }
+        number += 1;
     }
     if least.position == NOBODY.position {
         return None;
@@ -141,6 +141,24 @@ impl Load {
     }
 }
 
+/// The first position of a leaf at which a backend stands that could be used.
+#[inline(always)]
+pub fn usable_in_leaf<T: Tables>(tables: &T, service_id: u32, number: u32) -> Option<u32> {
+    let service = tables.service(service_id)?;
+    let first = number * LEAF_POSITIONS as u32;
+    let leaf = tables.leaf(service.leaf(first)?)?;
+    let mut place = 0;
+    while place < LEAF_POSITIONS as u32 {
+        if let Some(backend) = leaf.backend(place).and_then(|id| tables.backend(id))
+            && backend.is_usable()
+        {
+            return Some(first + place);
+        }
+        place += 1;
+    }
+    None
+}
+
 /// The load of the backend at a position, if one stands there that could be used.
 #[inline(always)]
 pub fn load_at<T: Tables>(tables: &T, service_id: u32, position: u32) -> Load {
@@ -150,7 +168,8 @@ pub fn load_at<T: Tables>(tables: &T, service_id: u32, position: u32) -> Load {
     match backend_at(tables, service, position) {
         Some((_, backend)) if backend.is_usable() => Load {
             inflight: backend.inflight() as u32,
-            granted: load32(&backend.granted),
+            // Nothing is granted for a moment where an earlier backend is not settled yet.
+            granted: load32(&backend.granted).max(1),
         },
         _ => Load::NONE,
     }

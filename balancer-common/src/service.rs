@@ -57,13 +57,16 @@ pub struct Service {
     /// Position last chosen; the next search starts behind it. Writer: slots,
     /// racily: a lost update only costs some fairness.
     pub cursor: AtomicU32,
-    /// Counts each change of the set of backends. Writer: agent.
+    /// Counts the services this id has stood for. Writer: agent.
     pub generation: AtomicU32,
     /// How many may wait for a slot. Writer: agent (its queue, which may grow and shrink).
     pub queue_size: AtomicU32,
     /// Who waits: see [`crate::waiting`]. Writers: the connect programs and `sock_ops` (low
     /// half), agent (its queue).
     pub waiting: AtomicU64,
+    /// When a connect last found no backend available and was sent to the agent, on the
+    /// monotonic clock. Writers: the connect programs.
+    pub sent_at_ns: AtomicU64,
     /// Which leaves have a bit set. Bit i stands for `leaves[i]`.
     pub summary: IndexWords,
     /// From one token of the rate limit to the next; 0: no limit. Writer: agent.
@@ -86,7 +89,7 @@ pub struct Service {
     pub leaves: [AtomicU32; SERVICE_LEAVES],
 }
 
-const _: () = assert!(size_of::<Service>() == 368);
+const _: () = assert!(size_of::<Service>() == 376);
 
 /// The service exists. Without it a frontend that points here is not steered.
 pub const SERVICE_PRESENT: u32 = 1;
@@ -284,6 +287,14 @@ pub trait Tables {
         Self: Sized,
     {
         crate::select::load_at(self, service, position)
+    }
+    /// See [`crate::select::usable_in_leaf`].
+    #[inline(always)]
+    fn usable_in_leaf(&self, service: u32, number: u32) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::select::usable_in_leaf(self, service, number)
     }
     /// See [`crate::breaker::try_position`].
     #[inline(always)]

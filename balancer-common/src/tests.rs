@@ -279,18 +279,10 @@ fn over_admission_takes_usable_backends_beyond_their_limit_and_no_others() {
             set_state(&plain, id, STATE_DRAINING);
         }
     }
-    for taken in 1..=200 {
-        match select::over_admit(&plain, 0, Side::Kernel) {
-            Some(99) => {}
-            Some(other) => panic!("{other} is draining"),
-            // A look goes no further than a leaf.
-            None => continue,
-        }
-        assert!(plain.backend(99).unwrap().inflight() <= taken);
+    for _ in 0..200 {
+        assert_eq!(select::over_admit(&plain, 0, Side::Kernel), Some(99));
     }
-    let inflight = plain.backend(99).unwrap().inflight();
-    assert!(inflight > 100, "{inflight}");
-    for _ in 0..inflight {
+    for _ in 0..200 {
         assert!(select::give_back(&plain, 99, Side::Kernel).is_some());
     }
     assert!(select::idle_first(&plain, 0, Side::Kernel).is_ok());

@@ -8,10 +8,15 @@
 
 use crate::{
     atomic::{AtomicU64, fetch_add, load},
+    service::Service,
     slot::total,
 };
 
 const QUEUED: u64 = 1 << 32;
+
+/// For how long one who was sent to the agent can be on the way, unless it is
+/// stuck: many times what a connection within a node takes.
+const ON_THE_WAY_NS: u64 = 100_000_000;
 
 /// Those on their way and those in the queue.
 #[inline(always)]
@@ -25,10 +30,20 @@ pub fn queued(word: &AtomicU64) -> u32 {
     (load(word) >> 32) as u32
 }
 
-/// The kernel sends a connection to the agent. Returns how many there were before.
+/// Those whom a newcomer has to count with: the queue, and those on their way if
+/// they were sent just now. Whoever has been on the way for longer is stuck, and
+/// must not keep others from free backends.
 #[inline(always)]
-pub fn send(word: &AtomicU64) -> u64 {
-    total(fetch_add(word, 1))
+pub fn ahead(service: &Service, now_ns: u64) -> u64 {
+    let word = load(&service.waiting);
+    let is_recent = now_ns.wrapping_sub(load(&service.sent_at_ns)) as i64 <= ON_THE_WAY_NS as i64;
+    if is_recent { total(word) } else { word >> 32 }
+}
+
+/// The kernel sends a connection to the agent.
+#[inline(always)]
+pub fn send(word: &AtomicU64) {
+    fetch_add(word, 1);
 }
 
 /// A connection that was sent is on its way no more: it ended, or has a slot, or
@@ -53,11 +68,13 @@ pub fn leave(word: &AtomicU64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{atomic::store, plain::Plain, service::Tables};
 
     #[test]
     fn who_arrives_is_never_out_of_sight() {
         let word = AtomicU64::new(0);
-        assert_eq!((send(&word), send(&word)), (0, 1));
+        send(&word);
+        send(&word);
         assert_eq!((count(&word), queued(&word)), (2, 0));
         join(&word);
         assert_eq!(count(&word), 3, "counted twice rather than not at all");
@@ -66,5 +83,18 @@ mod tests {
         leave(&word);
         unsend(&word);
         assert_eq!(load(&word), 0);
+    }
+
+    #[test]
+    fn who_is_stuck_on_the_way_does_not_count_for_long() {
+        let plain = Plain::one_service(&[1]);
+        let service = plain.service(0).unwrap();
+        store(&service.sent_at_ns, 1_000);
+        send(&service.waiting);
+        join(&service.waiting);
+        assert_eq!(ahead(service, 1_000), 2);
+        assert_eq!(ahead(service, 900), 2, "clocks of two CPUs can differ");
+        assert_eq!(ahead(service, 1_000 + ON_THE_WAY_NS), 2);
+        assert_eq!(ahead(service, 1_001 + ON_THE_WAY_NS), 1);
     }
 }

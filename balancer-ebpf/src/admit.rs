@@ -41,11 +41,39 @@ pub fn on_lookup(ctx: &SkLookupContext) -> u32 {
     if protocol != TCP as u32 || port != own_port || own_port == Port(0) {
         return PASS;
     }
+    // The port may be anyone's on other addresses of the node.
+    let address = local(lookup, family);
+    let is_agents = if family == AF_INET {
+        address == Address::LOOPBACK_V4 || address == agent.overflow_v4
+    } else {
+        address == Address::LOOPBACK_V6 || address == agent.overflow_v6
+    };
+    if !is_agents {
+        return PASS;
+    }
     if maps::flow(&remote(lookup, family)).is_some() && maps::hand_over(ctx, listener) {
         PASS
     } else {
         DROP
     }
+}
+
+/// Where the packet goes to; see [`remote`].
+#[inline(always)]
+fn local(lookup: *const bpf_sk_lookup, family: u32) -> Address {
+    // SAFETY: as in `remote`.
+    let (v4, v6) = unsafe {
+        (
+            Address::mapped((&raw const (*lookup).local_ip4).read_volatile()),
+            Address([
+                (&raw const (*lookup).local_ip6[0]).read_volatile(),
+                (&raw const (*lookup).local_ip6[1]).read_volatile(),
+                (&raw const (*lookup).local_ip6[2]).read_volatile(),
+                (&raw const (*lookup).local_ip6[3]).read_volatile(),
+            ]),
+        )
+    };
+    if family == AF_INET { v4 } else { v6 }
 }
 
 /// Where the packet comes from. Both families' fields are read (those of the

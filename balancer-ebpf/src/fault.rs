@@ -46,7 +46,7 @@ pub fn verdict(fault: Fault) -> Verdict {
         | Fault::Underflow
         | Fault::FamilyMismatch
         | Fault::NoCallbacks
-        | Fault::FlowsFull
+        | Fault::FlowNotPublished
         | Fault::EventLost
         | Fault::NoOverflow => Verdict::Refuse,
     }

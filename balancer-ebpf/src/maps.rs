@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
@@ -18,7 +18,7 @@ use balancer_common::{
     histogram, index,
     maps::{EVENT_BYTES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES},
     select::{self, Attempt, Load},
-    service::{Backend, Leaf, Service, Tables},
+    service::{Backend, Leaf, SERVICE_LEAVES, Service, Tables},
     slot::{Side, Want},
 };
 
@@ -95,6 +95,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn usable_in_leaf(&self, service: u32, number: u32) -> Option<u32> {
+        u32::try_from(idle_usable(service, number)).ok()
+    }
+
+    #[inline(always)]
     fn try_position(&self, service: u32, position: u32, now_ns: u64, _: Side) -> Option<u32> {
         u32::try_from(idle_try(service, position, now_ns)).ok()
     }
@@ -139,6 +144,16 @@ extern "C" fn idle_least(service: u32) -> u64 {
 #[inline(never)]
 extern "C" fn idle_load(service: u32, position: u32) -> u64 {
     select::load_at(&Maps, service, position).into_word()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_usable(service: u32, number: u32) -> u64 {
+    // The verifier has to see that the number is in bounds.
+    match select::usable_in_leaf(&Maps, service, number & (SERVICE_LEAVES as u32 - 1)) {
+        Some(position) => position as u64,
+        None => u64::MAX,
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -344,10 +359,13 @@ pub fn flow(flow: &Flow) -> Option<FlowTarget> {
     unsafe { OVERFLOW_FLOWS.get(flow).copied() }
 }
 
-/// Publishes a flow to the agent. Says whether there was room.
+/// Publishes a flow to the agent. Says whether there was room, and no other from
+/// the same address.
 #[inline(always)]
 pub fn publish(flow: &Flow, target: &FlowTarget) -> bool {
-    OVERFLOW_FLOWS.insert(flow, target, 0).is_ok()
+    OVERFLOW_FLOWS
+        .insert(flow, target, BPF_NOEXIST.into())
+        .is_ok()
 }
 
 /// Takes a flow back. Says whether it was still there: of all who try, one

@@ -30,10 +30,7 @@ pub struct Way {
 #[inline(always)]
 pub fn way<F: Family>(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
     let agent = maps::agent()?;
-    // SAFETY: the helper has no preconditions. The coarse clock is good to a
-    // scheduler tick.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-    if now_ns.wrapping_sub(agent.heartbeat_ns) as i64 > AGENT_GONE_AFTER_NS as i64 {
+    if coarse_clock().wrapping_sub(agent.heartbeat_ns) as i64 > AGENT_GONE_AFTER_NS as i64 {
         return None;
     }
     let way = reachable(ctx, agent, dial.frontend.is_mapped());
@@ -67,10 +64,9 @@ pub fn send<F: Family>(
     service: &Service,
     way: &Way,
 ) -> Result<Verdict, Fault> {
-    let before = waiting::send(&service.waiting);
-    let is_full = before >= load32(&service.queue_size) as u64;
-    if is_full && load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0 {
-        waiting::unsend(&service.waiting);
+    if load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0
+        && waiting::ahead(service, coarse_clock()) >= load32(&service.queue_size) as u64
+    {
         maps::count(dial.service, ServiceCounter::QueueFull);
         return Ok(Verdict::Refuse);
     }
@@ -79,15 +75,22 @@ pub fn send<F: Family>(
         generation: 0,
         address: way.address,
         port: way.port,
+        // It counts as sent once it is published, when nothing can go wrong any more.
         held: HELD_WAY,
         flags: STEERED_TO_AGENT,
     };
     if !dial.steer::<F>(ctx, &target) {
-        waiting::unsend(&service.waiting);
         return Err(Fault::FamilyMismatch);
     }
     maps::count(dial.service, ServiceCounter::Sent);
     Ok(Verdict::Proceed)
+}
+
+/// Good to a scheduler tick, and cheap.
+#[inline(always)]
+pub fn coarse_clock() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// What becomes of a connection that finds no backend available and no agent.

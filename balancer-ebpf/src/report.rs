@@ -68,6 +68,7 @@ pub fn send_of(kind: EventKind, connection: &Connection) {
         generation: connection.generation,
         client: connection.client,
         client_port: connection.client_port,
+        steered_at_ns: connection.steered_at_ns,
         reserved: [0; 3],
     };
     output(&event);

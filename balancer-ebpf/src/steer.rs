@@ -156,9 +156,11 @@ fn try_connect<F: Family>(
 ) -> Result<Verdict, Fault> {
     let service = Maps.service(service_id).ok_or(Fault::NoService)?;
     if load32(&service.flags) & SERVICE_PRESENT == 0 {
+        leave_alone(ctx);
         return Err(Fault::NoService);
     }
     if is_agents(ctx) {
+        leave_alone(ctx);
         return Ok(Verdict::Proceed);
     }
     let dial = Dial {
@@ -176,6 +178,10 @@ fn try_connect<F: Family>(
     if (by_request || must_queue(service))
         && let Some(way) = overflow::way::<F>(ctx, &dial)
     {
+        if waiting::queued(&service.waiting) != 0 {
+            // The agent takes what it is sent, so those on their way count too.
+            store(&service.sent_at_ns, overflow::coarse_clock());
+        }
         return overflow::send::<F>(ctx, &dial, service, &way);
     }
     choose::<F>(ctx, &dial, service)
@@ -211,7 +217,10 @@ fn choose<F: Family>(
         return Ok(Verdict::Refuse);
     }
     match overflow::way::<F>(ctx, dial) {
-        Some(way) => overflow::send::<F>(ctx, dial, service, &way),
+        Some(way) => {
+            store(&service.sent_at_ns, overflow::coarse_clock());
+            overflow::send::<F>(ctx, dial, service, &way)
+        }
         None => overflow::without_agent::<F>(ctx, dial, service),
     }
 }
@@ -219,7 +228,9 @@ fn choose<F: Family>(
 /// Whether newcomers have to go where others wait already.
 #[inline(always)]
 fn must_queue(service: &Service) -> bool {
-    waiting::count(&service.waiting) != 0 && load32(&service.flags) & SERVICE_OVERTAKING == 0
+    waiting::count(&service.waiting) != 0
+        && load32(&service.flags) & SERVICE_OVERTAKING == 0
+        && waiting::ahead(service, overflow::coarse_clock()) != 0
 }
 
 /// The clock by which the rate limit goes; services without one are spared it.

@@ -112,12 +112,10 @@ fn release(connection: &Connection) {
 /// way any more; or the agent has it, and learns that the client is gone.
 #[inline(always)]
 fn end_way(connection: &Connection) {
-    let never_arrived = match swap(&connection.held, HELD_NOTHING) {
-        HELD_WAY => true,
-        HELD_FLOW => maps::withdraw(&flow_of(connection)),
-        _ => return,
-    };
-    if !never_arrived {
+    if swap(&connection.held, HELD_NOTHING) != HELD_FLOW {
+        return;
+    }
+    if !maps::withdraw(&flow_of(connection)) {
         report::send_of(EventKind::ClientGone, connection);
     } else if let Some(service) = Maps.service(connection.service) {
         waiting::unsend(&service.waiting);
@@ -208,25 +206,40 @@ fn on_connect(ctx: &SockOpsContext) {
         (*record).client_port = port;
     }
     if held == HELD_WAY {
-        publish(connection);
+        // SAFETY: as above.
+        unsafe { publish(record) };
     }
 }
 
 /// Lets the connection reach the agent. If it cannot be published, it will be
 /// refused as a stranger's.
+///
+/// # Safety
+///
+/// `record` must be the record of the program's socket.
 #[inline(always)]
-fn publish(connection: &Connection) {
+unsafe fn publish(record: *mut Connection) {
+    // Precise, since it decides the order in which clients are served.
+    // SAFETY: the helper has no preconditions; the caller vouches for `record`.
+    let connection = unsafe {
+        (*record).steered_at_ns = bpf_ktime_get_ns();
+        &*record
+    };
+    let Some(service) = Maps.service(connection.service) else {
+        return;
+    };
+    // Counted first: the agent may take it over as soon as it is published.
+    waiting::send(&service.waiting);
     let target = FlowTarget {
-        // Precise, since it decides the order in which clients are served.
-        // SAFETY: the helper has no preconditions.
-        steered_at_ns: unsafe { bpf_ktime_get_ns() },
+        steered_at_ns: connection.steered_at_ns,
         service: connection.service,
         reserved: 0,
     };
     if maps::publish(&flow_of(connection), &target) {
         swap(&connection.held, HELD_FLOW);
     } else {
-        maps::count_fault(Fault::FlowsFull);
+        waiting::unsend(&service.waiting);
+        maps::count_fault(Fault::FlowNotPublished);
     }
 }
 
@@ -251,7 +264,11 @@ fn on_state(ctx: &SockOpsContext) {
         return;
     }
     if old == BPF_TCP_SYN_SENT && new == BPF_TCP_CLOSE && load(&connection.held) == HELD_SLOT {
-        note_failure(connection);
+        // Answered, by a reset, or given up after a while. Otherwise it was the
+        // client that ended it.
+        if segments_in(ctx.ops) != 0 || age_ns(connection) >= PATIENCE_NS {
+            note_failure(connection);
+        }
         release(connection);
     }
     if new == BPF_TCP_CLOSE {
@@ -280,6 +297,13 @@ fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
 fn argument(ops: *const bpf_sock_ops, index: usize) -> u32 {
     // SAFETY: the context is valid and has four arguments.
     unsafe { (&raw const (*ops).__bindgen_anon_1.args[index]).read_volatile() }
+}
+
+/// Segments that the socket has received.
+#[inline(always)]
+fn segments_in(ops: *const bpf_sock_ops) -> u32 {
+    // SAFETY: the context is valid.
+    unsafe { (&raw const (*ops).segs_in).read_volatile() }
 }
 
 /// The socket's own address and port.

@@ -29,7 +29,7 @@ pub struct AgentConfig {
     pub metrics: Metrics,
     /// The addresses on which the agent takes overflow.
     pub overflow: Overflow,
-    /// Threads that forward overflow; none: one per CPU.
+    /// Threads that forward overflow; none: one for every two CPUs.
     pub workers: Option<usize>,
     /// What holds for all probes.
     pub probes: ProbeConfig,

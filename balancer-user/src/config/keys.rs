@@ -169,7 +169,7 @@ const AGENT: Section = Section {
             "workers",
             "1 to 256",
             "null",
-            "Threads that forward overflow. Unset: one per CPU.",
+            "Threads that forward overflow. Unset: one for every two CPUs.",
         ),
         key(
             "cache_max_size",

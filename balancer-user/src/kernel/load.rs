@@ -185,8 +185,10 @@ impl Kernel {
     /// If the map cannot be written.
     pub fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError> {
         match held(&self.frontends).remove(&frontend.0) {
-            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
-            Err(error) => Err(KernelError::map("remove from", maps::FRONTENDS)(error)),
+            Err(error) if !overflow::is_absent(&error) => {
+                Err(KernelError::map("remove from", maps::FRONTENDS)(error))
+            }
+            _ => Ok(()),
         }
     }
 

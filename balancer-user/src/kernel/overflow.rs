@@ -52,7 +52,7 @@ impl OverflowMaps {
         // Of all who try to remove it, one succeeds and has the count that goes with it.
         match flows.remove(&flow) {
             Ok(()) => Ok(Some(*target)),
-            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(KernelError::map("remove from", maps::OVERFLOW_FLOWS)(error)),
         }
     }
@@ -68,6 +68,16 @@ impl OverflowMaps {
             })
             .collect::<Result<_, _>>()
             .map_err(KernelError::map("read", maps::OVERFLOW_FLOWS))
+    }
+}
+
+/// Whether a removal failed because the key was not there (any more): aya gives the system call's
+/// error for that, other than for look-ups.
+pub(super) fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 

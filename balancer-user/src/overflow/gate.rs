@@ -3,16 +3,22 @@
 //! The programs let only published flows reach the listeners; whoever arrives here is looked up by
 //! its address, which says what it dialled.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::net::{TcpListener, TcpStream};
 use tracing::Instrument as _;
 
-use super::{Departures, Queue, Queues, Reason, Sent, Visit, refuse, relay, request};
+use super::{Departures, Queue, Queues, Reason, Sent, Visit, refuse, relay, request, upstream};
 use crate::{kernel::Kernel, model::Admission};
 
 /// How long to wait when the process has no descriptor left for another connection.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(20);
+/// How often to say so.
+const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// What a worker needs to serve what arrives.
 #[derive(Clone)]
@@ -26,12 +32,16 @@ pub(super) struct Gate {
 impl Gate {
     /// Serves what arrives at a listener, for as long as the runtime lives.
     pub(super) async fn serve(self, listener: TcpListener) {
+        let mut said_at = None;
         loop {
             match listener.accept().await {
                 Ok((stream, client)) => self.admit(stream, client),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "connections cannot be accepted; trying again");
+                    if said_at.is_none_or(|at: Instant| at.elapsed() >= SAY_EVERY) {
+                        said_at = Some(Instant::now());
+                        tracing::warn!(%error, "connections cannot be accepted; trying again");
+                    }
                     tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
                 }
             }
@@ -41,6 +51,11 @@ impl Gate {
     /// Finds out what the client dialled, and starts to serve it.
     fn admit(&self, stream: TcpStream, client: SocketAddr) {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        // One that was reset before it was accepted has no peer any more. What is published under
+        // its address now is another connection.
+        if stream.peer_addr().is_err() {
+            return;
+        }
         // First, so that no departure after the claim is missed.
         let departure = self.departures.watch(client);
         let target = match self.kernel.claim_flow(client) {
@@ -52,6 +67,8 @@ impl Gate {
                 return;
             }
         };
+        let came_at = Duration::from_nanos(target.steered_at_ns);
+        departure.is_of(came_at);
         let sent = Sent::new(self.queues.clone(), target.service);
         let Some(queue) = self.queues.of(target.service) else {
             // The service went while the connection was on its way.
@@ -61,11 +78,12 @@ impl Gate {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %client, "TCP_NODELAY cannot be set");
         }
-        let came_at = Duration::from_nanos(target.steered_at_ns);
+        upstream::watch_over(&stream);
         match queue.view().admission.value {
             Admission::Request => {
-                drop((sent, departure));
-                tokio::spawn(request::serve(self.proxy.clone(), queue, stream, client));
+                drop(sent);
+                let proxy = self.proxy.clone();
+                tokio::spawn(request::serve(proxy, queue, stream, client, departure));
             }
             _ => {
                 let span = tracing::debug_span!(
@@ -95,7 +113,7 @@ async fn connection(
             tracing::debug!("the client is gone");
             return;
         }
-        outcome = upstream(&mut visit) => outcome,
+        outcome = backend(&mut visit) => outcome,
     };
     match outcome {
         Ok((slot, upstream)) => {
@@ -110,24 +128,22 @@ async fn connection(
 }
 
 /// A slot, and a connection to its backend.
-async fn upstream(visit: &mut Visit) -> Result<(super::Slot, TcpStream), Reason> {
+async fn backend(visit: &mut Visit) -> Result<(super::Slot, TcpStream), Reason> {
     loop {
         let slot = visit.slot().await?;
-        let connecting = super::upstream::connect(slot.address());
-        match tokio::time::timeout_at(visit.ends().into(), connecting).await {
+        let connecting = upstream::connect(slot.address());
+        let connected = tokio::time::timeout_at(visit.ends().into(), connecting).await;
+        let error = match connected {
             Ok(Ok(stream)) => {
                 tracing::debug!(backend = %slot.address(), after = ?visit.began().elapsed(), "is passed on");
                 slot.connected();
                 return Ok((slot, stream));
             }
-            Ok(Err(error)) => {
-                tracing::debug!(backend = %slot.address(), %error, "a backend cannot be connected to");
-            }
-            Err(_) => {
-                tracing::debug!(backend = %slot.address(), "a backend does not answer in time");
-            }
-        }
-        visit.failed(slot).await?;
+            Ok(Err(error)) => error,
+            Err(_) => std::io::ErrorKind::TimedOut.into(),
+        };
+        tracing::debug!(backend = %slot.address(), %error, "cannot connect");
+        visit.failed(slot, &error).await?;
     }
 }
 

@@ -36,6 +36,8 @@ pub type Sharers = ArrayVec<u32, MAX_MEMBERSHIPS>;
 
 /// What queues need of the kernel side. Services are named by their ids.
 pub trait Ledger: Send + Sync + 'static {
+    /// Which of the services that the id has stood for it stands for now.
+    fn generation(&self, service: u32) -> u32;
     /// Takes a slot of the service; `None` if none is free.
     fn take(&self, service: u32) -> Option<Grant>;
     /// Gives a slot back. Returns the services whose waiters can have it.
@@ -86,6 +88,11 @@ impl Books for Kernel {
 }
 
 impl<B: Books> Ledger for B {
+    fn generation(&self, service: u32) -> u32 {
+        let record = self.tables().service(service);
+        record.map_or(0, |record| load32(&record.generation))
+    }
+
     fn take(&self, service: u32) -> Option<Grant> {
         let tables = self.tables();
         let record = tables.service(service)?;

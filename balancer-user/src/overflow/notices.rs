@@ -1,6 +1,6 @@
 //! Following what the programs report: slots that came free, clients that went, breakers.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use balancer_common::event::{Event, EventKind};
 
@@ -25,6 +25,7 @@ impl Notices {
             // Queues go on by their ticks.
             tracing::error!(%error, "what the programs report cannot be read; waiters find free slots later");
         }
+        std::future::pending().await
     }
 
     async fn try_follow(&self) -> Result<(), KernelError> {
@@ -41,7 +42,8 @@ impl Notices {
             Some(EventKind::SlotFreed) => self.queues.wake(event.service),
             Some(EventKind::ClientGone) => {
                 let client = SocketAddr::new(event.client.into(), event.client_port.into());
-                self.departures.report(client);
+                let published_at = Duration::from_nanos(event.steered_at_ns);
+                self.departures.report(client, published_at);
             }
             Some(kind) => (self.listener)(kind, event),
             None => tracing::warn!(kind = event.kind, "the programs report something unknown"),

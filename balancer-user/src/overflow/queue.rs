@@ -27,6 +27,8 @@ pub type Ticket = (Duration, u64);
 #[derive(Debug)]
 pub struct Queue {
     service: u32,
+    /// The service's, among those that the id has stood for and will.
+    generation: u32,
     queues: Weak<Queues>,
     view: RwLock<Arc<View>>,
     line: Mutex<Line>,
@@ -51,9 +53,14 @@ struct Waiting {
 }
 
 impl Queue {
-    pub(super) fn new(service: u32, view: Arc<View>, queues: Weak<Queues>) -> Self {
+    pub(super) fn new(
+        (service, generation): (u32, u32),
+        view: Arc<View>,
+        queues: Weak<Queues>,
+    ) -> Self {
         Self {
             service,
+            generation,
             queues,
             line: Mutex::new(Line {
                 waiters: BTreeMap::new(),
@@ -70,6 +77,31 @@ impl Queue {
     /// The id of its service.
     pub fn service(&self) -> u32 {
         self.service
+    }
+
+    /// The generation of its service: with the id it means this service and no other.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Its service is gone: whoever waits is told so.
+    pub(super) fn close(&self) {
+        let waiters = std::mem::take(&mut self.line().waiters);
+        for waiting in waiters.into_values() {
+            if let Some(queues) = self.queues.upgrade() {
+                queues.ledger().leave(self.service);
+            }
+            // Its receiver learns of the end by that.
+            drop(waiting);
+        }
+    }
+
+    /// A slot of this very service; none if its id stands for another by now.
+    fn take(&self, queues: &Arc<Queues>, avoid: &[u32]) -> Option<Grant> {
+        if queues.ledger().generation(self.service) != self.generation {
+            return None;
+        }
+        take_avoiding(queues, self.service, avoid)
     }
 
     /// Its service's settings.
@@ -148,7 +180,7 @@ impl Queue {
         let queues = self.queues.upgrade().ok_or(Reason::NoBackends)?;
         let mut line = self.line();
         if line.waiters.is_empty() || self.view().queue.overtaking.value {
-            if let Some(grant) = take_avoiding(&queues, self.service, avoid) {
+            if let Some(grant) = self.take(&queues, avoid) {
                 return Ok(Entered::Slot(Slot::new(
                     grant,
                     self.service,
@@ -159,8 +191,12 @@ impl Queue {
                 return Err(reason);
             }
         }
+        if queues.ledger().generation(self.service) != self.generation {
+            return Err(Reason::NoBackends);
+        }
         let waiters = line.waiters.len() as u32;
-        if !line.size.admits(waiters) {
+        // Who comes back after a failed attempt has had a place already.
+        if !line.size.admits(waiters) && avoid.is_empty() {
             return Err(Reason::QueueFull);
         }
         if line.size.grown() {
@@ -192,7 +228,7 @@ impl Queue {
     fn serve(&self, queues: &Arc<Queues>, mut line: MutexGuard<'_, Line>) {
         let mut undelivered = Vec::new();
         while let Some(first) = line.waiters.first_entry() {
-            let Some(grant) = take_avoiding(queues, self.service, &first.get().avoid) else {
+            let Some(grant) = self.take(queues, &first.get().avoid) else {
                 break;
             };
             let waiting = first.remove();
@@ -285,7 +321,7 @@ impl Waiter {
     pub(super) async fn slot(mut self, deadline: Instant) -> Result<Slot, Reason> {
         match timeout_at(deadline.into(), &mut self.receiver).await {
             Ok(Ok(slot)) => Ok(slot),
-            // The queue never drops a sender that it has not used.
+            // The service is gone.
             Ok(Err(_)) => Err(Reason::NoBackends),
             Err(_) => self.last_look().ok_or(Reason::QueueTimeout),
         }

@@ -129,19 +129,31 @@ impl Queues {
             .by_service
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(view) = view.map(Arc::new) else {
-            by_service.remove(&service);
-            return None;
-        };
-        let queue = match by_service.get(&service) {
-            // An id can come to mean another service; that one gets a queue of its own.
-            Some(known) if known.queue.view().name == view.name => {
-                if *known.queue.view() != *view {
-                    known.queue.set_view(view);
-                }
-                known.queue.clone()
+        let of_service = self.ledger.generation(service);
+        let before = by_service.remove(&service).map(|known| known.queue);
+        // An id can come to mean another service; that one gets a queue of its own.
+        let kept = before.filter(|queue| {
+            let is_same = view
+                .as_ref()
+                .is_some_and(|view| queue.view().name == view.name)
+                && queue.generation() == of_service;
+            if !is_same {
+                queue.close();
             }
-            _ => Arc::new(Queue::new(service, view, Arc::downgrade(self))),
+            is_same
+        });
+        let view = Arc::new(view?);
+        let queue = match kept {
+            Some(queue) => {
+                if *queue.view() != *view {
+                    queue.set_view(view);
+                }
+                queue
+            }
+            None => {
+                let id = (service, of_service);
+                Arc::new(Queue::new(id, view, Arc::downgrade(self)))
+            }
         };
         let known = Known {
             queue: queue.clone(),

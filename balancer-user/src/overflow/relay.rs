@@ -3,11 +3,16 @@
 //! Nothing is looked at and no more than a buffer is held: whoever reads slowly slows the other
 //! down. An end of one direction is passed on and leaves the other running.
 
-use std::io;
+use std::{
+    io::{self, ErrorKind::TimedOut},
+    pin::pin,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf},
     net::TcpStream,
+    time::timeout,
 };
 
 use super::{Departure, Slot, refuse};
@@ -15,8 +20,11 @@ use super::{Departure, Slot, refuse};
 /// Bytes held for each direction at most.
 const BUFFER: usize = 16 * 1024;
 
-/// Relays between a client and its backend until both are done. The slot is given back when the
-/// backend has said its last, or when the client is gone.
+/// How long what a client sent before it went may take to reach the backend.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Relays between a client and its backend until both are done, or the client is gone. The slot is
+/// given back when the backend has said its last, or with the connection.
 pub(super) async fn relay(
     mut client: TcpStream,
     mut backend: TcpStream,
@@ -26,17 +34,33 @@ pub(super) async fn relay(
     let result = {
         let (from_client, mut to_client) = client.split();
         let (from_backend, mut to_backend) = backend.split();
-        let upwards = pass_on(from_client, &mut to_backend);
-        let downwards = async {
+        let mut upwards = pin!(pass_on(from_client, &mut to_backend));
+        let mut downwards = pin!(pass_on(from_backend, &mut to_client));
+        let mut slot = Some(slot);
+        let (mut is_up_done, mut is_down_done) = (false, false);
+        loop {
             let result = tokio::select! {
-                result = pass_on(from_backend, &mut to_client) => result,
-                // What the client sent before it went still has to reach the backend.
-                () = departure.happened() => Ok(()),
+                result = &mut upwards, if !is_up_done => {
+                    is_up_done = true;
+                    result
+                }
+                result = &mut downwards, if !is_down_done => {
+                    is_down_done = true;
+                    drop(slot.take());
+                    result
+                }
+                // Nobody reads the answer any more, but what was sent has to reach the backend.
+                () = departure.happened() => {
+                    break match is_up_done {
+                        true => Ok(()),
+                        false => timeout(DRAIN, upwards).await.unwrap_or(Err(TimedOut.into())),
+                    };
+                }
             };
-            drop(slot);
-            result
-        };
-        tokio::try_join!(upwards, downwards)
+            if result.is_err() || (is_up_done && is_down_done) {
+                break result;
+            }
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a relayed connection broke");

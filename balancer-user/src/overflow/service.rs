@@ -6,15 +6,22 @@ use balancer_common::counter::ServiceCounter;
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use super::{
-    Departures, Directory, Pulses, Queues, View,
+    Departures, Directory, Pulses, Queues, Sent, View,
     gate::Gate,
     notices::{Listener, Notices},
     workers::{self, OverflowError, Ports},
 };
-use crate::{kernel::Kernel, reconcile::Progress, state::Snapshot};
+use crate::{
+    kernel::{Kernel, KernelError},
+    reconcile::Progress,
+    state::Snapshot,
+};
 
 /// How often sizes and service times are brought up to date.
 const SETTLE_EVERY: Duration = Duration::from_millis(200);
+/// After this a connection on its way is lost: the second and third tries of its first packet,
+/// after 1 and 3 s, are over (RFC 6298).
+const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Of these, every so many-th updates the service times.
 const SERVICE_TIME_EVERY: u32 = 5;
 
@@ -118,8 +125,28 @@ pub async fn settle(kernel: Arc<Kernel>, queues: Arc<Queues>) {
         queues.settle();
         if number.is_multiple_of(SERVICE_TIME_EVERY) {
             service_times.settle(&kernel, &queues);
+            if let Err(error) = withdraw_lost(&kernel, &queues) {
+                tracing::warn!(%error, "connections that got lost on their way stay counted");
+            }
         }
     }
+}
+
+/// Withdraws connections that were sent long ago and never came: their packets are dropped
+/// somewhere. Their clients go on trying for a while, and are refused then.
+fn withdraw_lost(kernel: &Kernel, queues: &Arc<Queues>) -> Result<(), KernelError> {
+    let now = kernel.now();
+    for (client, target) in kernel.flows()? {
+        let sent_at = Duration::from_nanos(target.steered_at_ns);
+        if now.saturating_sub(sent_at) < LOST_AFTER {
+            continue;
+        }
+        if let Some(target) = kernel.claim_flow(client)? {
+            drop(Sent::new(queues.clone(), target.service));
+            tracing::warn!(%client, "a connection sent to the agent never came; is its network namespace kept from the address of agent.overflow?");
+        }
+    }
+    Ok(())
 }
 
 /// What the programs had counted at the last look: slots given back, and for how long they had

@@ -1,6 +1,7 @@
 //! One connection's (or request's) way through the agent: slot, attempts, deadline.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 use super::{
     Queue, Queues, Reason, Slot,
     queue::{Entered, Waiter},
+    upstream,
 };
 
 /// What is allowed beyond the waiting time, for attempts at upstream connections.
@@ -128,13 +130,17 @@ impl Visit {
     }
 
     /// An attempt to connect to the slot's backend failed: the slot goes back, the backend's
-    /// breaker hears of it, and after a pause there may be another.
+    /// breaker hears of it if the backend is to blame, and after a pause there may be another.
     ///
     /// # Errors
     /// `RetriesExhausted` if there may not.
-    pub async fn failed(&mut self, slot: Slot) -> Result<(), Reason> {
+    pub async fn failed(&mut self, slot: Slot, error: &io::Error) -> Result<(), Reason> {
         self.attempts += 1;
-        slot.failed();
+        if upstream::is_backends_fault(error) {
+            slot.failed();
+        } else {
+            tracing::warn!(%error, "the agent itself cannot connect");
+        }
         let (backend, _) = slot.backend();
         if !self.failed.contains(&backend) {
             self.failed.push(backend);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{runtime, sync::watch};
+use tokio::{runtime, sync::watch, task::JoinSet};
 
 use super::{Pulses, gate::Gate, notices::Notices, request};
 use crate::kernel::{Kernel, KernelError};
@@ -60,7 +60,10 @@ pub(super) fn listen(
     kernel: &Kernel,
     workers: usize,
 ) -> Result<(Vec<Listeners>, Ports), OverflowError> {
-    let first = Listeners::open(Ports { v4: 0, v6: Some(0) })?;
+    let first = Listeners::open(Ports {
+        v4: free_port(),
+        v6: Some(0),
+    })?;
     let ports = first.ports()?;
     let mut all = vec![first];
     for _ in 1..workers {
@@ -72,6 +75,15 @@ pub(super) fn listen(
         kernel.set_listener(false, v6)?;
     }
     Ok((all, ports))
+}
+
+/// A port that nobody listens on at any IPv4 address of this node, for the programs take it at more
+/// than one; or 0 for any.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0));
+    listener
+        .and_then(|listener| listener.local_addr())
+        .map_or(0, |address| address.port())
 }
 
 impl Listeners {
@@ -134,17 +146,25 @@ pub(super) fn start(
         runtime.block_on(async move {
             let proxy = Arc::new(request::Proxy::new());
             let gate = gate(proxy.clone());
+            let mut parts = JoinSet::new();
             for listener in [Some(listeners.v4), listeners.v6].into_iter().flatten() {
                 match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => drop(tokio::spawn(gate.clone().serve(listener))),
+                    Ok(listener) => drop(parts.spawn(gate.clone().serve(listener))),
                     Err(error) => tracing::error!(%error, "a listener cannot be waited for"),
                 }
             }
-            tokio::spawn(pulses.beat(number));
+            parts.spawn(pulses.beat(number));
             if let Some(notices) = notices {
-                tokio::spawn(notices.follow());
+                parts.spawn(notices.follow());
             }
-            let _ = stop.wait_for(|is_over| *is_over).await;
+            tokio::select! {
+                _ = stop.wait_for(|is_over| *is_over) => {}
+                // Without its pulse the programs send no more, and say so by their policy.
+                ended = parts.join_next() => {
+                    tracing::error!(?ended, worker = number, "a part of an overflow thread ended by itself");
+                }
+            }
+            parts.shutdown().await;
             proxy.shut_down().await;
         });
     };

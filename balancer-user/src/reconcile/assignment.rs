@@ -31,6 +31,8 @@ pub struct Assignment {
     pub(super) backends: BTreeMap<SocketAddr, AssignedBackend>,
     /// Backends that left their last service, by the address they had.
     pub(super) retired: BTreeMap<SocketAddr, Vec<Retired>>,
+    /// Services that are gone, but for which connections may be waiting still.
+    pub(super) retired_services: Vec<Retired>,
     /// Which service each frontend leads to.
     pub(super) frontends: BTreeMap<SocketAddr, u32>,
     pub(super) service_ids: Pool,
@@ -71,7 +73,8 @@ pub struct AssignedBackend {
     pub(super) memberships: Vec<Membership>,
 }
 
-/// A backend that is in no service any more, but whose slots may still be taken.
+/// A backend that is in no service any more, but whose slots may still be taken; or a service that
+/// is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retired {
     /// Its id.
@@ -88,6 +91,7 @@ impl Assignment {
             names: HashMap::new(),
             backends: BTreeMap::new(),
             retired: BTreeMap::new(),
+            retired_services: Vec::new(),
             frontends: BTreeMap::new(),
             service_ids: Pool::new(MAX_SERVICES),
             backend_ids: Pool::new(MAX_BACKENDS),
@@ -127,6 +131,11 @@ impl Assignment {
         self.retired
             .iter()
             .flat_map(|(address, all)| all.iter().map(move |one| (address, one)))
+    }
+
+    /// Whether anything is on its way out.
+    pub(super) fn is_unsettled(&self) -> bool {
+        !self.retired.is_empty() || !self.retired_services.is_empty()
     }
 
     /// Ids of all services are below this.

@@ -2,7 +2,8 @@
 //!
 //! Breakers count a backend in all services that it is in when it is ejected, and out of those it
 //! is in when it comes back; when its services change in between, the count is off. It is a guard
-//! against ejecting too many, so being right a little later is enough.
+//! against ejecting too many, so being right a little later is enough. And where so many backends
+//! have left that more than half of the rest is ejected, some are let in again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,17 +37,27 @@ impl Ejections {
             .map(|(address, _)| *address)
             .collect();
         let mut suspected = BTreeMap::new();
-        for (_, assigned) in assignment.services() {
+        for (name, assigned) in assignment.services() {
             let Some(service) = tables.service(assigned.id) else {
                 continue;
             };
-            let counted = load(&service.ejected);
-            let out = ejected
+            let mut out: Vec<_> = ejected
                 .iter()
-                .filter(|address| assigned.members.contains_key(address));
+                .filter(|address| assigned.members.contains_key(address))
+                .collect();
+            // The others may have left; what remains must do.
+            while 2 * out.len() > assigned.members.len()
+                && let Some(address) = out.pop()
+            {
+                tracing::info!(backend = %address, %name, "takes part again: too few are left");
+                if let Some(backend) = assignment.backend(address) {
+                    breaker::readmit(tables, backend.id);
+                }
+            }
+            let counted = load(&service.ejected);
             let suspicion = Suspicion {
                 counted,
-                actual: out.count() as u64,
+                actual: out.len() as u64,
             };
             if suspicion.counted == suspicion.actual {
                 continue;

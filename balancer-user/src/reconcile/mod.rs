@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_common::{index, service::Tables};
+use balancer_common::{index, service::Tables, waiting};
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -151,14 +151,17 @@ impl Reconciler {
     fn is_unsettled(&self) -> bool {
         !self.pending.is_empty()
             || !self.postponed.is_empty()
-            || self.progress.assignment().retired().next().is_some()
+            || self.progress.assignment().is_unsettled()
     }
 
     fn settle(&mut self) {
         let kernel = self.kernel.clone();
-        let ops = plan::settle(&mut self.progress.assignment_mut(), Instant::now(), &|id| {
-            held(&kernel, id)
-        });
+        let ops = plan::settle(
+            &mut self.progress.assignment_mut(),
+            Instant::now(),
+            &|id| held(&kernel, id),
+            &|id| waiting(&kernel, id),
+        );
         self.pending.extend(ops);
         let postponed = std::mem::take(&mut self.postponed);
         self.plan(postponed);
@@ -229,6 +232,11 @@ fn held(kernel: &Kernel, id: u32) -> u64 {
         .memory()
         .backend(id)
         .map_or(0, |backend| backend.inflight())
+}
+
+fn waiting(kernel: &Kernel, service: u32) -> u64 {
+    let service = kernel.memory().service(service);
+    service.map_or(0, |service| waiting::count(&service.waiting))
 }
 
 /// Names of the services that are not the same in both.

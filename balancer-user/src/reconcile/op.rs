@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use balancer_common::{
     address::{Address, FrontendKey, Port},
-    atomic::{load, load32, store, store32},
+    atomic::{load, store, store32},
     index,
     maps::MAX_MEMBERSHIPS,
     service::{LEAF_POSITIONS, Membership, NONE, STATE_RETIRED, Service, Tables},
@@ -36,7 +36,11 @@ pub enum Op {
     /// Changes the share in weighted strategies.
     SetWeight { id: u32, weight: u32 },
     /// Makes a record for a service that nothing refers to yet.
-    InitService { id: u32, settings: RecordSettings },
+    InitService {
+        id: u32,
+        generation: u32,
+        settings: RecordSettings,
+    },
     /// Changes a service's settings.
     SetSettings { id: u32, settings: RecordSettings },
     /// Gives a service 64 more positions.
@@ -148,10 +152,14 @@ impl Op {
                     store32(&backend.weight, *weight);
                 }
             }
-            Self::InitService { id, settings } => {
+            Self::InitService {
+                id,
+                generation,
+                settings,
+            } => {
                 target.reset_counters(*id)?;
                 if let Some(service) = tables.service(*id) {
-                    init_service(service);
+                    init_service(service, *generation);
                     settings.write(service);
                 }
             }
@@ -173,10 +181,6 @@ impl Op {
                 if let Some(service) = tables.service(*service) {
                     store32(&service.backends, *backends);
                     store32(&service.positions, *positions);
-                    store32(
-                        &service.generation,
-                        load32(&service.generation).wrapping_add(1),
-                    );
                 }
             }
             Self::AddMember {
@@ -257,7 +261,7 @@ fn init_backend<T: Tables>(
     store32(&backend.granted, granted);
 }
 
-fn init_service(service: &Service) {
+fn init_service(service: &Service, generation: u32) {
     for leaf in &service.leaves {
         store32(leaf, NONE);
     }
@@ -274,6 +278,8 @@ fn init_service(service: &Service) {
     for cell in [&service.positions, &service.backends, &service.trial_cursor] {
         store32(cell, 0);
     }
+    store(&service.sent_at_ns, 0);
+    store32(&service.generation, generation);
     // The first pick is then position 0.
     store32(&service.cursor, u32::MAX);
 }

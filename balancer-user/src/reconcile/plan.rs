@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use balancer_common::{
@@ -23,6 +23,10 @@ use super::{
     settings::RecordSettings,
 };
 use crate::model::{self, Service, ServiceName};
+
+/// How long a service's id rests at least after its end, so that whoever still goes by it hears of
+/// the end before it means another.
+const SERVICE_GRACE: Duration = Duration::from_secs(1);
 
 /// A service as it should be; `None`: gone.
 pub type Change<'a> = (&'a ServiceName, Option<&'a Service>);
@@ -120,9 +124,27 @@ pub fn mark(assignment: &mut Assignment, marking: Marking) -> Option<Op> {
     Some(Op::SetState { id, state })
 }
 
+/// Frees the ids of retired services for which nobody is on the way or in the queue any more.
+fn settle_services(assignment: &mut Assignment, now: Instant, waiting: &impl Fn(u32) -> u64) {
+    let retired = std::mem::take(&mut assignment.retired_services);
+    for service in retired {
+        if now.duration_since(service.since) >= SERVICE_GRACE && waiting(service.id) == 0 {
+            assignment.service_ids.free(service.id, now);
+        } else {
+            assignment.retired_services.push(service);
+        }
+    }
+}
+
 /// Frees the ids of retired backends whose slots are all back, and grants those
 /// slots to their successors.
-pub fn settle(assignment: &mut Assignment, now: Instant, held: &impl Fn(u32) -> u64) -> Vec<Op> {
+pub fn settle(
+    assignment: &mut Assignment,
+    now: Instant,
+    held: &impl Fn(u32) -> u64,
+    waiting: &impl Fn(u32) -> u64,
+) -> Vec<Op> {
+    settle_services(assignment, now, waiting);
     let addresses: Vec<_> = assignment.retired.keys().copied().collect();
     let mut free = Vec::new();
     assignment.retired.retain(|_, all| {
@@ -231,7 +253,12 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
                 .services
                 .insert(name.clone(), AssignedService::new(id, settings));
             self.assignment.names.insert(id, name.clone());
-            self.ops.push(Op::InitService { id, settings });
+            self.assignment.last_generation += 1;
+            self.ops.push(Op::InitService {
+                id,
+                generation: self.assignment.last_generation,
+                settings,
+            });
         }
         self.add_members(name, service);
         let Some(assigned) = self.assignment.services.get_mut(name) else {
@@ -463,7 +490,11 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
         if let Some(assigned) = self.assignment.services.remove(name) {
             self.assignment.names.remove(&assigned.id);
             self.ops.push(Op::RetireService { id: assigned.id });
-            self.assignment.service_ids.free(assigned.id, self.now);
+            let retired = Retired {
+                id: assigned.id,
+                since: self.now,
+            };
+            self.assignment.retired_services.push(retired);
             for leaf in assigned.leaves.into_values() {
                 self.assignment.leaf_ids.free(leaf, self.now);
             }

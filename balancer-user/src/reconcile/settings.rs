@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use balancer_common::{
-    atomic::{store, store32},
+    atomic::{load, store, store32},
     service::{
         Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL,
         SERVICE_REFUSE_WITHOUT_AGENT, Service, Strategy,
@@ -33,10 +33,19 @@ impl RecordSettings {
         let ahead = self
             .rate_limit
             .map_or(0, |limit| u64::from(limit.burst.saturating_sub(1)));
-        // Off while it changes, so that no program sees half of it.
-        store(&service.rate_interval_ns, 0);
-        store(&service.rate_ahead_ns, ahead * interval_ns);
-        store(&service.rate_interval_ns, interval_ns);
+        let ahead_ns = ahead * interval_ns;
+        let in_force = (
+            load(&service.rate_interval_ns),
+            load(&service.rate_ahead_ns),
+        );
+        if in_force != (interval_ns, ahead_ns) {
+            // Off while it changes, so that no program sees half of it; and then without the debts
+            // of the limit before.
+            store(&service.rate_interval_ns, 0);
+            store(&service.rate_full_at_ns, 0);
+            store(&service.rate_ahead_ns, ahead_ns);
+            store(&service.rate_interval_ns, interval_ns);
+        }
         store(
             &service.breaker_open_ns,
             self.breaker_open.as_nanos() as u64,

@@ -117,7 +117,7 @@ impl Ground {
     fn pass(&mut self, time: Duration) {
         self.now += time;
         let held = self.held();
-        for op in settle(&mut self.assignment, self.now, &held) {
+        for op in settle(&mut self.assignment, self.now, &held, &|_| 0) {
             op.apply(self).unwrap();
         }
     }

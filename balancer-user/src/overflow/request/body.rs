@@ -1,24 +1,24 @@
 //! Bodies on their way, and what is held until their end.
 
 use std::{
-    fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Sleep, sleep};
 
-use super::{exchange::InFlight, watch::Watch};
+use super::{
+    exchange::InFlight,
+    link::Download,
+    watch::{Kept, Watch},
+    wire::Fault,
+};
 
-/// How long a client that waits for "100 Continue" is kept waiting if the backend says nothing.
-const SILENCE: Duration = Duration::from_secs(1);
+/// How long a client may send nothing of a body that it has announced.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client's body on its way upstream.
 #[derive(Debug, Default)]
@@ -27,98 +27,39 @@ pub(super) struct Upload(Option<Rising>);
 #[derive(Debug)]
 struct Rising {
     body: Incoming,
-    watch: Arc<Watch>,
-    progress: Arc<Progress>,
-    go: Option<Waiting>,
+    /// When the client has been waited for too long; nobody waits until this is there.
+    until: Option<Pin<Box<Sleep>>>,
 }
 
-/// How far a body has got.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    is_over: AtomicBool,
-    is_broken: AtomicBool,
-}
+/// A client broke off in the middle of a body, or was silent for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the client did not send all of the body")]
+pub(super) struct Incomplete;
 
-/// The backend's word that the body may come.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Go(CancellationToken);
-
-struct Waiting(Pin<Box<dyn Future<Output = ()> + Send>>);
-
-impl Progress {
-    /// All of it has been sent, or nobody wants more of it.
-    pub(super) fn is_over(&self) -> bool {
-        self.is_over.load(Relaxed)
-    }
-
-    /// The client broke off.
-    pub(super) fn is_broken(&self) -> bool {
-        self.is_broken.load(Relaxed)
-    }
-}
-
-impl Go {
-    /// It may.
-    pub(super) fn give(&self) {
-        self.0.cancel();
-    }
-}
-
-impl fmt::Debug for Waiting {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Waiting")
-    }
-}
-
-impl Upload {
-    /// None at all.
-    pub(super) fn empty() -> Self {
-        Self::default()
-    }
-
-    /// One whose course can be asked for.
-    pub(super) fn new(body: Incoming, watch: Arc<Watch>, progress: Arc<Progress>) -> Self {
-        Self(Some(Rising {
-            body,
-            watch,
-            progress,
-            go: None,
-        }))
-    }
-
-    /// Asks the client for nothing until the backend has given its word, or has been silent for
-    /// too long: asking is what sends "100 Continue" to the client.
-    pub(super) fn wait_for(&mut self, go: Go) {
-        if let Some(rising) = &mut self.0 {
-            rising.go = Some(Waiting(Box::pin(async move {
-                // Being over time is as good.
-                let _ = timeout(SILENCE, go.0.cancelled()).await;
-            })));
-        }
+impl From<Incoming> for Upload {
+    fn from(body: Incoming) -> Self {
+        Self((!body.is_end_stream()).then_some(Rising { body, until: None }))
     }
 }
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Incomplete;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(rising) = &mut self.0 else {
+    ) -> Poll<Option<Result<Frame<Bytes>, Incomplete>>> {
+        let Some(Rising { body, until }) = &mut self.0 else {
             return Poll::Ready(None);
         };
-        if let Some(go) = &mut rising.go {
-            ready!(go.0.as_mut().poll(context));
-            rising.go = None;
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
+            *until = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| Incomplete)));
         }
-        let polled = Pin::new(&mut rising.body).poll_frame(context);
-        rising.watch.body(polled.is_pending());
-        if let Poll::Ready(Some(Err(_))) = polled {
-            rising.progress.is_broken.store(true, Relaxed);
-        }
-        polled
+        let until = until.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        ready!(until.as_mut().poll(context));
+        Poll::Ready(Some(Err(Incomplete)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -135,70 +76,94 @@ impl Body for Upload {
     }
 }
 
-impl Drop for Rising {
-    fn drop(&mut self) {
-        self.watch.body(false);
-        self.progress.is_over.store(true, Relaxed);
-    }
-}
+/// A backend's answer on its way, with all that is held until its end. In a box, since answers are
+/// moved about.
+pub(super) type Held = Box<(Download, InFlight)>;
 
 /// An answer's body on its way to the client.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// One of our own.
-    Own(Option<Bytes>),
-    /// A backend's, with all that is held until its end.
-    Backend(Incoming, Option<InFlight>),
+    Own(Bytes),
+    /// A backend's.
+    Backend(Held),
+    /// A backend's, beside others on the same connection.
+    Beside(Arc<Kept>, Arc<Watch>),
+    /// It has ended, or there was none.
+    Over,
 }
 
 impl From<Bytes> for Answer {
     fn from(text: Bytes) -> Self {
-        Self::Own((!text.is_empty()).then_some(text))
+        Self::Own(text)
     }
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, Fault>>>;
+
+/// The next frame; with the last one, whatever is held is let go.
+fn poll_held(held: &mut Option<Held>, context: &mut Context<'_>) -> Polled {
+    let Some(answer) = held else {
+        return Poll::Ready(Some(Err(Fault::Client)));
+    };
+    let frame = ready!(answer.0.poll_frame(context));
+    if matches!(frame, Some(Ok(_))) && !answer.0.is_over() {
+        return Poll::Ready(frame);
+    }
+    if let Some(answer) = held.take() {
+        let (download, in_flight) = *answer;
+        match &frame {
+            Some(Err(fault)) => in_flight.broke(fault),
+            _ => in_flight.finish(download.into_link()),
+        }
+    }
+    Poll::Ready(frame)
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Fault;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (body, in_flight) = match self.get_mut() {
-            Self::Own(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Backend(body, in_flight) => (body, in_flight),
-        };
-        let frame = ready!(Pin::new(&mut *body).poll_frame(context));
-        match &frame {
-            Some(Ok(frame)) if !frame.is_trailers() && !body.is_end_stream() => {}
-            Some(Ok(_)) | None => {
-                if let Some(in_flight) = in_flight.take() {
-                    in_flight.finish();
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = self.get_mut();
+        match std::mem::replace(this, Self::Over) {
+            Self::Own(text) => Poll::Ready(Some(Ok(Frame::data(text)))),
+            Self::Over => Poll::Ready(None),
+            Self::Backend(held) => {
+                let mut held = Some(held);
+                let polled = poll_held(&mut held, context);
+                if let Some(held) = held {
+                    *this = Self::Backend(held);
                 }
+                polled
             }
-            Some(Err(error)) => {
-                if let Some(in_flight) = in_flight.take() {
-                    in_flight.broke(error);
+            Self::Beside(kept, watch) => {
+                let mut held = kept.answer();
+                let polled = poll_held(&mut held, context);
+                let is_over = held.is_none();
+                drop(held);
+                watch.handed(&kept, polled.is_ready());
+                if !is_over {
+                    *this = Self::Beside(kept, watch);
                 }
+                polled
             }
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(text) => text.is_none(),
-            Self::Backend(body, _) => body.is_end_stream(),
-        }
+        matches!(self, Self::Over)
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(text) => {
-                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
-            }
-            Self::Backend(body, _) => body.size_hint(),
+            Self::Own(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Backend(held) => held.0.size_hint(),
+            Self::Beside(kept, _) => match &*kept.answer() {
+                Some(held) => held.0.size_hint(),
+                None => SizeHint::default(),
+            },
+            Self::Over => SizeHint::with_exact(0),
         }
     }
 }

@@ -3,10 +3,9 @@
 use std::{convert::Infallible, io, sync::Arc, time::Instant};
 
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Body, Incoming},
-    header::ALLOW,
-    http::request,
+    Method, Request, Response, StatusCode, Version,
+    body::Incoming,
+    header::{ALLOW, HeaderValue},
     upgrade::OnUpgrade,
 };
 use tokio::time::timeout_at;
@@ -14,12 +13,13 @@ use tracing::{Instrument, Span, debug};
 
 use super::{
     Proxy,
-    body::{Answer, Go, Progress, Upload},
-    head::{self, Facts},
-    link::{Link, Version},
+    body::{Answer, Upload},
+    head::{self, Malformed},
+    link::{Download, Link, Lost, Upgoing},
     session::Session,
     tunnel,
-    watch::Begun,
+    watch::{Begun, Kept},
+    wire::Fault,
 };
 use crate::overflow::{Change, Reason, Slot, View, Visit, refuse};
 
@@ -28,36 +28,49 @@ const BROKEN: &str = "the backend broke off; whether it did what it was asked is
 /// Said of a client that did not send all it announced.
 const INCOMPLETE: &str = "the request's body is incomplete or malformed";
 
-/// Serves one request.
-pub(super) async fn answer(
-    session: Arc<Session>,
+/// Serves one request. The future is moved about before it is polled, so it holds little: whatever
+/// can be done at once is done before.
+pub(super) fn answer(
+    session: &Arc<Session>,
     mut request: Request<Incoming>,
-) -> Result<Response<Answer>, Infallible> {
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
     let begun = session.watch.begin();
     let client = hyper::upgrade::on(&mut request);
     let (mut head, body) = request.into_parts();
-    let facts = match head::prepare(&mut head, &session.client, &session.host) {
-        Ok(facts) => facts,
-        Err(fault) => {
-            debug!(%fault, "a request is malformed");
-            let mut refusal = refuse::problem(fault.status(), &fault.to_string());
-            if let Some(allowed) = fault.allowed() {
-                refusal.headers_mut().insert(ALLOW, allowed);
+    let prepared = head::prepare(&mut head, &session.client, &session.host).map(|facts| {
+        let exchange = Exchange {
+            visit: Visit::of_request(session.queue.clone()),
+            view: session.queue.view(),
+            session: session.clone(),
+            begun,
+            client,
+            is_idempotent: is_idempotent(&head.method),
+            is_http2: head.version == Version::HTTP_2,
+        };
+        let request = Upgoing::new(head, Upload::from(body), &facts);
+        let span = exchange.span(&facts.id);
+        (exchange.run(request).instrument(span), facts.id)
+    });
+    async {
+        Ok(match prepared {
+            Ok((exchange, id)) => {
+                let mut response = exchange.await;
+                head::name(response.headers_mut(), id);
+                response
             }
-            return Ok(refusal.map(Answer::from));
-        }
-    };
-    let view = session.queue.view();
-    let span = tracing::debug_span!(
-        "request",
-        id = facts.id.to_str().unwrap_or_default(),
-        service = %view.name,
-    );
-    let id = facts.id.clone();
-    let (exchange, request) = Exchange::new(session, view, begun, facts, head, body);
-    let mut response = exchange.run(request, client).instrument(span).await;
-    head::name(response.headers_mut(), id);
-    Ok(response)
+            Err(fault) => malformed(fault),
+        })
+    }
+}
+
+/// The answer to a request that is not passed on to any backend.
+fn malformed(fault: Malformed) -> Response<Answer> {
+    debug!(%fault, "a request is malformed");
+    let mut refusal = refuse::problem(fault.status(), &fault.to_string());
+    if let Some(allowed) = fault.allowed() {
+        refusal.headers_mut().insert(ALLOW, allowed);
+    }
+    refusal.map(Answer::from)
 }
 
 /// A request that is not answered yet, but for the request itself.
@@ -66,12 +79,11 @@ struct Exchange {
     view: Arc<View>,
     begun: Begun,
     visit: Visit,
-    version: Version,
-    is_upgrade: bool,
-    /// Whether a second time has the same effect as the first (RFC 9110, 9.2.2).
+    client: OnUpgrade,
+    /// Whether a second time has the same effect as the first.
     is_idempotent: bool,
-    /// How its body goes; `None` if it has none.
-    progress: Option<Arc<Progress>>,
+    /// Whether it shares its connection with others.
+    is_http2: bool,
 }
 
 /// Why a request has no answer from a backend.
@@ -94,56 +106,23 @@ impl From<Reason> for Failure {
 /// Why an attempt at a backend brought no answer.
 enum Miss {
     /// There is no connection. The request has not been sent.
-    Unreachable(Request<Upload>, io::Error),
+    Unreachable(io::Error),
     /// Nothing else may be tried.
     Final(Failure),
 }
 
 impl Exchange {
-    fn new(
-        session: Arc<Session>,
-        view: Arc<View>,
-        begun: Begun,
-        facts: Facts,
-        head: request::Parts,
-        body: Incoming,
-    ) -> (Self, Request<Upload>) {
-        let version = match facts.is_grpc {
-            true => Version::Http2,
-            false => Version::Http1,
-        };
-        let is_idempotent = is_idempotent(&head.method);
-        let progress = (!body.is_end_stream()).then(Arc::<Progress>::default);
-        let upload = match &progress {
-            Some(progress) => Upload::new(body, begun.watch().clone(), progress.clone()),
-            None => Upload::empty(),
-        };
-        let mut request = version.request(head, upload);
-        if facts.awaits_continue && progress.is_some() {
-            let go = Go::default();
-            request.body_mut().wait_for(go.clone());
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == StatusCode::CONTINUE {
-                    go.give();
-                }
-            });
-        }
-        let exchange = Self {
-            visit: Visit::of_request(session.queue.clone()),
-            session,
-            view,
-            begun,
-            version,
-            is_upgrade: facts.is_upgrade,
-            is_idempotent,
-            progress,
-        };
-        (exchange, request)
+    fn span(&self, id: &HeaderValue) -> Span {
+        tracing::debug_span!(
+            "request",
+            id = id.to_str().unwrap_or_default(),
+            service = %self.view.name,
+        )
     }
 
-    async fn run(mut self, request: Request<Upload>, client: OnUpgrade) -> Response<Answer> {
-        let failure = match self.attempt(request).await {
-            Ok((slot, link, response)) => return self.pass_on(slot, link, response, client),
+    async fn run(mut self, mut request: Upgoing) -> Response<Answer> {
+        let failure = match self.attempt(&mut request).await {
+            Ok((slot, head, download)) => return self.pass_on(slot, head, download),
             Err(failure) => failure,
         };
         debug!(?failure, elapsed = ?self.visit.began().elapsed(), "is not served");
@@ -161,22 +140,18 @@ impl Exchange {
     /// Slots and backends, one after the other, until one answers.
     async fn attempt(
         &mut self,
-        mut request: Request<Upload>,
-    ) -> Result<(Slot, Link, Response<Incoming>), Failure> {
+        request: &mut Upgoing,
+    ) -> Result<(Slot, Response<()>, Download), Failure> {
         self.admit()?;
         loop {
             let slot = self.visit.slot().await?;
             debug!(backend = %slot.address(), elapsed = ?self.visit.began().elapsed(), "has a slot");
             match self.ask(&slot, request).await {
-                Ok((_, response)) if !self.is_expected(&response) => {
-                    return Err(Failure::Backend);
-                }
-                Ok((link, response)) => return Ok((slot, link, response)),
+                Ok((head, download)) => return Ok((slot, head, download)),
                 Err(Miss::Final(failure)) => return Err(failure),
-                Err(Miss::Unreachable(unsent, error)) => {
+                Err(Miss::Unreachable(error)) => {
                     debug!(backend = %slot.address(), %error, elapsed = ?self.visit.began().elapsed(), "cannot connect");
-                    request = unsent;
-                    self.visit.failed(slot).await?;
+                    self.visit.failed(slot, &error).await?;
                 }
             }
         }
@@ -200,134 +175,102 @@ impl Exchange {
     async fn ask(
         &self,
         slot: &Slot,
-        mut request: Request<Upload>,
-    ) -> Result<(Link, Response<Incoming>), Miss> {
-        if let Some(mut link) = self.session.proxy.pool.take(self.version.key(slot)) {
-            let spare = self.spare(&request);
-            let mut error = match link.ask(request).await {
-                Ok(response) => return Ok((link, response)),
-                Err(error) => error,
-            };
-            debug!(error = %error.error(), "a warm connection is broken");
-            // Not sent at all, or it makes no difference whether it was.
-            request = match error.take_message().or(spare) {
-                Some(request) => request,
-                None => return Err(Miss::Final(self.blame())),
-            };
-        }
-        let connecting = Link::open(slot.address(), self.version);
-        let mut link = match timeout_at(self.visit.ends().into(), connecting).await {
-            Ok(Ok(link)) => link,
-            Ok(Err(error)) => return Err(Miss::Unreachable(request, error)),
-            Err(_) => return Err(Miss::Unreachable(request, io::ErrorKind::TimedOut.into())),
-        };
-        slot.connected();
-        match link.ask(request).await {
-            Ok(response) => Ok((link, response)),
-            Err(mut error) => {
-                debug!(error = %error.error(), "the backend broke off");
-                Err(match error.take_message() {
-                    Some(request) => {
-                        Miss::Unreachable(request, io::ErrorKind::ConnectionReset.into())
-                    }
-                    None => Miss::Final(self.blame()),
-                })
+        request: &mut Upgoing,
+    ) -> Result<(Response<()>, Download), Miss> {
+        let version = request.version();
+        if let Some(link) = self.session.proxy.pool.take(version.key(slot)) {
+            match link.ask(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(Lost::Unsent(fault)) => debug!(%fault, "a warm connection was closed"),
+                Err(Lost::Unanswered(fault)) if self.may_repeat() => {
+                    debug!(%fault, "a warm connection broke");
+                }
+                Err(Lost::Unanswered(fault) | Lost::Final(fault)) => return Err(blame(&fault)),
             }
         }
-    }
-
-    /// The same request once more, if it may be sent a second time.
-    fn spare(&self, request: &Request<Upload>) -> Option<Request<Upload>> {
-        let may_repeat =
-            self.is_idempotent && self.progress.is_none() && Instant::now() < self.visit.ends();
-        may_repeat.then(|| {
-            let mut spare = Request::new(Upload::empty());
-            *spare.method_mut() = request.method().clone();
-            *spare.uri_mut() = request.uri().clone();
-            *spare.version_mut() = request.version();
-            *spare.headers_mut() = request.headers().clone();
-            spare
+        // In a box, since it is rare, and large.
+        let connecting = Box::pin(Link::open(slot.address(), version));
+        let link = match timeout_at(self.visit.ends().into(), connecting).await {
+            Ok(result) => result.map_err(Miss::Unreachable)?,
+            Err(_) => return Err(Miss::Unreachable(io::ErrorKind::TimedOut.into())),
+        };
+        slot.connected();
+        link.ask(request).await.map_err(|lost| match lost {
+            Lost::Unsent(fault) => Miss::Unreachable(io::Error::other(fault)),
+            Lost::Unanswered(fault) | Lost::Final(fault) => blame(&fault),
         })
     }
 
-    /// Who broke the exchange.
-    fn blame(&self) -> Failure {
-        match &self.progress {
-            Some(progress) if progress.is_broken() => Failure::Client,
-            _ => Failure::Backend,
-        }
-    }
-
-    /// Whether the backend switches protocols only if the client asked for that.
-    fn is_expected(&self, response: &Response<Incoming>) -> bool {
-        self.is_upgrade || response.status() != StatusCode::SWITCHING_PROTOCOLS
+    fn may_repeat(&self) -> bool {
+        self.is_idempotent && Instant::now() < self.visit.ends()
     }
 
     /// Lets the client have the answer.
-    fn pass_on(
-        self,
-        slot: Slot,
-        link: Link,
-        mut response: Response<Incoming>,
-        client: OnUpgrade,
-    ) -> Response<Answer> {
-        let status = response.status();
-        debug!(backend = %slot.address(), status = status.as_u16(), elapsed = ?self.visit.began().elapsed(), "answers");
-        judge(&self.session, &self.view, status.is_server_error());
-        let backend = hyper::upgrade::on(&mut response);
-        let (mut head, body) = response.into_parts();
-        head::prepare_answer(&mut head);
+    fn pass_on(self, slot: Slot, response: Response<()>, download: Download) -> Response<Answer> {
+        let (mut head, ()) = response.into_parts();
+        debug!(backend = %slot.address(), status = head.status.as_u16(), elapsed = ?self.visit.began().elapsed(), "answers");
+        judge(&self.session, &self.view, head.status.is_server_error());
+        head::prepare_answer(head.status, &mut head.headers);
         let in_flight = InFlight {
-            link,
             slot,
             session: self.session,
             view: self.view,
-            progress: self.progress,
             _begun: self.begun,
             span: Span::current(),
         };
-        let answer = if status == StatusCode::SWITCHING_PROTOCOLS {
+        let answer = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             in_flight.session.watch.switch();
-            tunnel::start(client, backend, in_flight);
-            Answer::Own(None)
-        } else if body.is_end_stream() {
-            in_flight.finish();
-            Answer::Own(None)
+            if let Some(backend) = download.into_stream() {
+                tunnel::start(self.client, backend, in_flight);
+            }
+            Answer::Over
+        } else if download.is_over() {
+            in_flight.finish(download.into_link());
+            Answer::Over
+        } else if self.is_http2 {
+            let watch = in_flight.session.watch.clone();
+            let kept = Kept::new(Box::new((download, in_flight)));
+            watch.keep(&kept);
+            Answer::Beside(kept, watch)
         } else {
-            Answer::Backend(body, Some(in_flight))
+            Answer::Backend(Box::new((download, in_flight)))
         };
         Response::from_parts(head, answer)
     }
 }
 
-/// What a request that is being answered holds: its slot, above all. Dropped before its end, it
-/// closes the upstream connection.
+/// Who broke an exchange.
+fn blame(fault: &Fault) -> Miss {
+    debug!(%fault, "no answer");
+    Miss::Final(match fault {
+        Fault::Client => Failure::Client,
+        _ => Failure::Backend,
+    })
+}
+
+/// What a request that is being answered holds: its slot, above all.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    // In this order: by the time the slot goes to the next, the connection is closed.
-    link: Link,
     slot: Slot,
     session: Arc<Session>,
     view: Arc<View>,
-    progress: Option<Arc<Progress>>,
     _begun: Begun,
     span: Span,
 }
 
 impl InFlight {
-    /// The answer is complete: the connection is kept warm, and the slot given back.
-    pub(super) fn finish(self) {
+    /// The answer is complete: its connection is kept warm, if it can be, and the slot given back.
+    pub(super) fn finish(self, link: Option<Link>) {
         debug!(parent: &self.span, "is done");
-        let key = self.link.version().key(&self.slot);
-        // While a body still goes up, the connection is not free.
-        if self.progress.is_none_or(|progress| progress.is_over()) {
-            self.session.proxy.pool.put(key, self.link);
+        if let Some(link) = link {
+            let key = link.version().key(&self.slot);
+            self.session.proxy.pool.put(key, link);
         }
     }
 
     /// The backend broke off in the middle of its answer.
-    pub(super) fn broke(self, error: &hyper::Error) {
-        debug!(parent: &self.span, %error, "broke off");
+    pub(super) fn broke(self, fault: &Fault) {
+        debug!(parent: &self.span, %fault, "broke off");
         judge(&self.session, &self.view, true);
     }
 

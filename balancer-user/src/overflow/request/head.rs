@@ -4,33 +4,21 @@ use hyper::{
     HeaderMap, Method, StatusCode, Uri, Version,
     body::Bytes,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
     },
-    http::{request, response, uri::PathAndQuery},
+    http::{request, uri::PathAndQuery},
 };
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const PROXY_AUTHENTICATE: HeaderName = HeaderName::from_static("proxy-authenticate");
-const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
-const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
+use super::hops::{self, Seen};
 
-/// Of these, no client may have any taken out by naming it in `Connection`.
-const NEVER_NAMED: [HeaderName; 8] = [
-    HOST,
-    CONTENT_LENGTH,
-    TRANSFER_ENCODING,
-    TRAILER,
-    FORWARDED_FOR,
-    FORWARDED_PROTO,
-    FORWARDED_HOST,
-    REQUEST_ID,
-];
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Bytes of a head at most, and lines of headers, of requests and of answers.
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+pub(super) const MAX_HEADERS: usize = 100;
 
 /// The longest `x-request-id` that is kept.
 const MAX_ID_BYTES: usize = 128;
@@ -91,55 +79,38 @@ pub(super) fn prepare(
     if head.method == Method::CONNECT {
         return Err(Malformed::Connect);
     }
-    name_host(head, host)?;
-    let awaits_continue = expectation(head)?;
+    let seen = Seen::among(&head.headers);
+    name_host(head, host, seen)?;
+    let awaits_continue = seen.has(Seen::EXPECT) && expectation(head)?;
     let is_http2 = head.version == Version::HTTP_2;
     let headers = &mut head.headers;
     let is_upgrade = head.version == Version::HTTP_11
-        && headers.contains_key(UPGRADE)
-        && is_named(headers, CONNECTION, "upgrade");
-    let takes_trailers = headers.contains_key(TE) && is_named(headers, TE, "trailers");
-    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
-    let upgrade = match is_upgrade {
-        true => headers.remove(UPGRADE),
-        false => None,
-    };
-    drop_hop_by_hop(headers);
-    headers.remove(TE);
+        && seen.has(Seen::UPGRADE)
+        && hops::has_word(headers, &CONNECTION, "upgrade");
+    let takes_trailers = seen.has(Seen::TE) && hops::has_word(headers, &TE, "trailers");
+    hops::strip(headers, seen, is_upgrade);
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        if !is_http2 && !is_upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        }
     }
-    if is_chunked {
+    if seen.has(Seen::TRANSFER_ENCODING) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if let Some(upgrade) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, upgrade);
-    } else if takes_trailers && !is_http2 {
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
-    }
-    forwarded(headers, client);
+    forwarded(headers, client, seen);
     Ok(Facts {
-        id: request_id(headers),
+        id: request_id(headers, seen),
         is_upgrade,
         awaits_continue,
         is_grpc: is_http2 && is_grpc(headers),
     })
 }
 
-/// Takes out of an answer what concerns the upstream connection only.
-pub(super) fn prepare_answer(head: &mut response::Parts) {
-    head.version = Version::HTTP_11;
-    let headers = &mut head.headers;
-    let upgrade = match head.status {
-        StatusCode::SWITCHING_PROTOCOLS => headers.remove(UPGRADE),
-        _ => None,
-    };
-    drop_hop_by_hop(headers);
-    if let Some(upgrade) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, upgrade);
-    }
+/// Takes out of an answer what concerns the upstream connection only, and names its request.
+pub(super) fn prepare_answer(status: StatusCode, headers: &mut HeaderMap) {
+    let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
+    hops::strip(headers, Seen::among(headers), is_upgrade);
 }
 
 /// Tells the client the id of its request.
@@ -148,10 +119,13 @@ pub(super) fn name(headers: &mut HeaderMap, id: HeaderValue) {
 }
 
 /// Sees to it that there is one `Host` header, and that the target is in origin form.
-fn name_host(head: &mut request::Parts, default: &HeaderValue) -> Result<(), Malformed> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let has_host = hosts.next().is_some();
-    if hosts.next().is_some() {
+fn name_host(
+    head: &mut request::Parts,
+    default: &HeaderValue,
+    seen: Seen,
+) -> Result<(), Malformed> {
+    let has_host = seen.has(Seen::HOST);
+    if has_host && head.headers.get_all(HOST).iter().nth(1).is_some() {
         return Err(Malformed::Host);
     }
     if let Some(authority) = head.uri.authority() {
@@ -180,65 +154,24 @@ fn expectation(head: &request::Parts) -> Result<bool, Malformed> {
     }
 }
 
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    drop_named(headers);
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        UPGRADE,
-        TRANSFER_ENCODING,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHENTICATION_INFO,
-        PROXY_AUTHORIZATION,
-    ] {
-        headers.remove(name);
-    }
-}
-
-/// Drops the headers that `Connection` names.
-fn drop_named(headers: &mut HeaderMap) {
-    // Most say nothing else.
-    let is_plain = |value: &HeaderValue| {
-        let value = value.as_bytes();
-        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
-    };
-    if headers.get_all(CONNECTION).iter().all(is_plain) {
-        return;
-    }
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(tokens)
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| !NEVER_NAMED.contains(name))
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-}
-
-fn forwarded(headers: &mut HeaderMap, client: &HeaderValue) {
-    match headers.get_all(FORWARDED_FOR).iter().next() {
-        None => {
-            headers.insert(FORWARDED_FOR, client.clone());
+fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, seen: Seen) {
+    if seen.has(Seen::FORWARDED_FOR) {
+        let mut chain = Vec::new();
+        for value in headers.get_all(FORWARDED_FOR) {
+            chain.extend_from_slice(value.as_bytes());
+            chain.extend_from_slice(b", ");
         }
-        Some(_) => {
-            let mut chain = Vec::new();
-            for value in headers.get_all(FORWARDED_FOR) {
-                chain.extend_from_slice(value.as_bytes());
-                chain.extend_from_slice(b", ");
-            }
-            chain.extend_from_slice(client.as_bytes());
-            if let Ok(chain) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
-                headers.insert(FORWARDED_FOR, chain);
-            }
+        chain.extend_from_slice(client.as_bytes());
+        if let Ok(chain) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
+            headers.insert(FORWARDED_FOR, chain);
         }
+    } else {
+        headers.insert(FORWARDED_FOR, client.clone());
     }
-    if let Entry::Vacant(entry) = headers.entry(FORWARDED_PROTO) {
-        entry.insert(HeaderValue::from_static("http"));
+    if !seen.has(Seen::FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    if !headers.contains_key(FORWARDED_HOST)
+    if !seen.has(Seen::FORWARDED_HOST)
         && let Some(host) = headers.get(HOST).cloned()
     {
         headers.insert(FORWARDED_HOST, host);
@@ -246,8 +179,12 @@ fn forwarded(headers: &mut HeaderMap, client: &HeaderValue) {
 }
 
 /// The request's id: the client's if it is fit for logs, or else a new one.
-fn request_id(headers: &mut HeaderMap) -> HeaderValue {
-    let mut ids = headers.get_all(REQUEST_ID).iter();
+fn request_id(headers: &mut HeaderMap, seen: Seen) -> HeaderValue {
+    let mut ids = seen
+        .has(Seen::REQUEST_ID)
+        .then(|| headers.get_all(REQUEST_ID).iter())
+        .into_iter()
+        .flatten();
     if let (Some(id), None) = (ids.next(), ids.next())
         && (1..=MAX_ID_BYTES).contains(&id.len())
         && id.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -271,20 +208,4 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Whether a header, a list of words, names this one.
-fn is_named(headers: &HeaderMap, header: HeaderName, word: &str) -> bool {
-    headers
-        .get_all(header)
-        .iter()
-        .flat_map(tokens)
-        .any(|token| token.eq_ignore_ascii_case(word.as_bytes()))
-}
-
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value
-        .as_bytes()
-        .split(|byte| *byte == b',')
-        .map(|token| token.trim_ascii())
 }

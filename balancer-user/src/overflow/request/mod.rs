@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `session` | one client connection: which protocol, its limits, its end |
 //! | `exchange` | one request: slot, attempts, answer |
-//! | `head` | what of a head is passed on, and what is added |
+//! | `head`, `hops` | what of a head is passed on, what is added, what is taken out |
 //! | `body` | bodies on their way, and what is held until their end |
-//! | `link`, `pool` | upstream connections, and those that are warm |
+//! | `link`, `wire`, `pool` | upstream connections, what is spoken there, those that are warm |
 //! | `once` | a single answer, for connections that are refused |
 //! | `tunnel` | connections that were upgraded |
 //! | `client`, `framing`, `watch` | what comes of a client: whether it is sound, and in time |
@@ -19,6 +19,7 @@ mod client;
 mod exchange;
 mod framing;
 mod head;
+mod hops;
 mod link;
 mod once;
 mod pool;
@@ -27,8 +28,15 @@ mod session;
 mod tests;
 mod tunnel;
 mod watch;
+mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -43,10 +51,12 @@ const LAST_MOMENT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Proxy {
     pool: Arc<Pool>,
+    is_stopping: AtomicBool,
     /// No further request is taken.
     closing: CancellationToken,
     /// Nothing goes on.
     closed: CancellationToken,
+    /// Each client's connection, and each tunnel.
     tasks: TaskTracker,
 }
 
@@ -56,8 +66,14 @@ impl Proxy {
         Self::default()
     }
 
+    /// Whether it stops. Costs next to nothing.
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Relaxed)
+    }
+
     /// Lets requests in flight finish, for a moment, and takes no more.
     pub async fn shut_down(&self) {
+        self.is_stopping.store(true, Relaxed);
         self.closing.cancel();
         self.tasks.close();
         if tokio::time::timeout(LAST_MOMENT, self.tasks.wait())

@@ -1,6 +1,6 @@
 //! A single answer, whatever is asked: for connections that are refused.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{Response, body::Bytes, service::service_fn};
@@ -41,7 +41,8 @@ pub(in crate::overflow) async fn answer_once(
     });
     let serving = async {
         if is_http2 {
-            let mut connection = pin!(http2().serve_connection(io, service));
+            // In a box, since it is large, and rare.
+            let mut connection = Box::pin(http2().serve_connection(io, service));
             tokio::select! {
                 biased;
                 () = is_answered.cancelled() => {}

@@ -2,11 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::link::{Link, Version};
 
@@ -14,8 +14,10 @@ use super::link::{Link, Version};
 const MAX_PER_BACKEND: usize = 64;
 /// And to all of them.
 const MAX_IDLE: usize = 4096;
-/// How long one may be idle.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
+/// How often those that were closed, or idle for too long, are swept out.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How many sweeps one lasts while it is idle: 30 s, give or take.
+const MAX_SWEEPS: u32 = 6;
 
 /// A backend, by id and generation, and what is spoken to it.
 pub(super) type Key = (u32, u32, Version);
@@ -26,48 +28,68 @@ pub(super) struct Pool(Mutex<Idle>);
 
 #[derive(Debug, Default)]
 struct Idle {
-    by_backend: HashMap<Key, Vec<(Link, Instant)>>,
+    by_backend: HashMap<Key, Vec<Warm>>,
     count: usize,
-    swept_at: Option<Instant>,
+    /// Whether a task sweeps.
+    is_swept: bool,
+}
+
+#[derive(Debug)]
+struct Warm {
+    link: Link,
+    sweeps: u32,
 }
 
 impl Pool {
     /// The connection to this backend that was used last.
     pub(super) fn take(&self, key: Key) -> Option<Link> {
-        let now = Instant::now();
         let mut idle = self.idle();
         let idle = &mut *idle;
         let links = idle.by_backend.get_mut(&key)?;
         loop {
-            let (link, since) = links.pop()?;
+            let warm = links.pop()?;
             idle.count -= 1;
-            if !link.is_closed() && now - since < MAX_IDLE_TIME {
-                return Some(link);
+            if !warm.link.is_stale() {
+                return Some(warm.link);
             }
         }
     }
 
     /// Keeps a connection for later.
-    pub(super) fn put(&self, key: Key, link: Link) {
-        if link.is_closed() {
-            return;
-        }
-        let now = Instant::now();
+    pub(super) fn put(self: &Arc<Self>, key: Key, link: Link) {
         let mut idle = self.idle();
-        idle.sweep(now);
         if idle.count >= MAX_IDLE {
             return;
         }
         let links = idle.by_backend.entry(key).or_default();
-        if links.len() < MAX_PER_BACKEND {
-            links.push((link, now));
-            idle.count += 1;
+        if links.len() >= MAX_PER_BACKEND {
+            return;
+        }
+        links.push(Warm { link, sweeps: 0 });
+        idle.count += 1;
+        if !std::mem::replace(&mut idle.is_swept, true) {
+            tokio::spawn(self.clone().sweep());
         }
     }
 
     /// Closes all of them.
     pub(super) fn clear(&self) {
-        *self.idle() = Idle::default();
+        let mut idle = self.idle();
+        idle.by_backend.clear();
+        idle.count = 0;
+    }
+
+    /// Sweeps for as long as there is anything.
+    async fn sweep(self: Arc<Self>) {
+        let mut ticks = interval(SWEEP_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            if self.idle().sweep() {
+                return;
+            }
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -76,17 +98,17 @@ impl Pool {
 }
 
 impl Idle {
-    /// Drops, now and then, what has been idle for too long or was closed.
-    fn sweep(&mut self, now: Instant) {
-        let swept_at = *self.swept_at.get_or_insert(now);
-        if now - swept_at < MAX_IDLE_TIME / 4 {
-            return;
-        }
-        self.swept_at = Some(now);
+    /// Says whether nothing is left, and so nobody sweeps any more.
+    fn sweep(&mut self) -> bool {
         self.by_backend.retain(|_, links| {
-            links.retain(|(link, since)| !link.is_closed() && now - *since < MAX_IDLE_TIME);
+            links.retain_mut(|warm| {
+                warm.sweeps += 1;
+                warm.sweeps <= MAX_SWEEPS && !warm.link.is_stale()
+            });
             !links.is_empty()
         });
         self.count = self.by_backend.values().map(Vec::len).sum();
+        self.is_swept = self.count != 0;
+        !self.is_swept
     }
 }

@@ -18,24 +18,29 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, sleep},
 };
+
+use tracing::debug;
 
 use super::{
     Proxy,
     client::Client,
     exchange,
+    head::MAX_HEAD_BYTES,
     watch::{TICK, Watch},
 };
-use crate::overflow::Queue;
+use crate::overflow::{Departure, Queue};
 
-/// Bytes of a request's head at most.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Bytes read before it is known which protocol is spoken.
 const FIRST_BYTES: usize = 8 * 1024;
+/// Bytes for a client that the kernel holds and has not sent. With more, a client that is merely
+/// slow would leave no trace of what it takes for longer than `watch` waits.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// How often a silent HTTP/2 client is asked whether it is still there.
@@ -55,21 +60,17 @@ pub(super) struct Session {
     pub(super) host: HeaderValue,
 }
 
-/// Serves a client's connection until it ends.
+/// Serves a client's connection until it ends, or the client is gone.
 pub(in crate::overflow) async fn serve(
     proxy: Arc<Proxy>,
     queue: Arc<Queue>,
     stream: TcpStream,
     client: SocketAddr,
+    departure: Departure,
 ) {
-    let (tasks, closed) = (proxy.tasks.clone(), proxy.closed.clone());
+    let tasks = proxy.tasks.clone();
     let session = Arc::new(Session::new(proxy, queue, client));
-    let serving = tasks.track_future(session.serve(stream));
-    tokio::select! {
-        biased;
-        () = closed.cancelled() => {}
-        () = serving => {}
-    }
+    tasks.track_future(session.serve(stream, departure)).await;
 }
 
 impl Session {
@@ -86,67 +87,103 @@ impl Session {
         }
     }
 
-    async fn serve(self: Arc<Self>, mut stream: TcpStream) {
+    async fn serve(self: Arc<Self>, mut stream: TcpStream, mut departure: Departure) {
+        if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES) {
+            debug!(%error, "a slow client may be taken for one that is gone");
+        }
         let first = tokio::select! {
+            () = departure.happened() => return,
             () = self.proxy.closing.cancelled() => return,
             () = self.over_time() => return,
             first = first_bytes(&mut stream, || self.watch.received(true)) => first,
         };
         let Ok(first) = first else { return };
         let is_http2 = first.starts_with(PREFACE);
-        let watch = self.watch.clone();
-        let session = self.clone();
-        let service = service_fn(move |request| exchange::answer(session.clone(), request));
+        let (session, watch) = (self.clone(), self.watch.clone());
+        let service = service_fn(move |request| exchange::answer(&session, request));
         if is_http2 {
             let io = TokioIo::new(Client::http2(stream, first, watch));
             let connection = http2().serve_connection(io, service);
-            self.drive(connection, |connection| connection.graceful_shutdown())
-                .await;
+            // In a box, since it is large, and rare.
+            Box::pin(self.drive(connection, departure, |connection| {
+                connection.graceful_shutdown()
+            }))
+            .await;
         } else {
             let io = TokioIo::new(Client::http1(stream, first, watch));
             let connection = http1().serve_connection(io, service).with_upgrades();
-            self.drive(connection, |connection| connection.graceful_shutdown())
-                .await;
+            self.drive(connection, departure, |connection| {
+                connection.graceful_shutdown()
+            })
+            .await;
         }
     }
 
     /// Runs a connection until it ends, the agent stops, or the client is over its time.
-    async fn drive<C>(&self, connection: C, end: impl Fn(Pin<&mut C>))
+    async fn drive<C>(&self, connection: C, mut departure: Departure, end: impl Fn(Pin<&mut C>))
     where
         C: Future<Output = hyper::Result<()>>,
     {
         let mut connection = pin!(connection);
-        let mut over_time = pin!(self.over_time());
+        // The library does not notice while it has a body to deliver that nobody asks for.
+        let mut gone = pin!(departure.happened());
+        let mut ticks = pin!(sleep(TICK));
         let mut closing = pin!(self.proxy.closing.cancelled());
+        let mut closed = pin!(self.proxy.closed.cancelled());
+        let mut is_first = true;
         let mut is_closing = false;
         poll_fn(|context| {
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
                 if let Err(error) = result {
-                    tracing::debug!(%error, "a client's connection broke");
+                    debug!(%error, "a client's connection broke");
                 }
                 return Poll::Ready(());
             }
+            if gone.as_mut().poll(context).is_ready() {
+                debug!(client = ?self.client, "the client is gone");
+                return Poll::Ready(());
+            }
+            // What follows is rare, and polled only when there is a reason.
+            let is_stopping = self.proxy.is_stopping();
+            if !is_first && !is_stopping && !ticks.is_elapsed() {
+                return Poll::Pending;
+            }
+            is_first = false;
             if !is_closing && closing.as_mut().poll(context).is_ready() {
                 is_closing = true;
                 end(connection.as_mut());
                 context.waker().wake_by_ref();
             }
-            over_time.as_mut().poll(context)
+            if is_closing && closed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            while ticks.as_mut().poll(context).is_ready() {
+                if self.is_over_time() {
+                    return Poll::Ready(());
+                }
+                ticks.as_mut().reset(Instant::now() + TICK);
+            }
+            Poll::Pending
         })
         .await;
     }
 
     /// Ends when the client is over its time.
     async fn over_time(&self) {
-        let mut ticks = interval_at(Instant::now() + TICK, TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            if let Some(slowness) = self.watch.tick() {
-                tracing::debug!(?slowness, client = ?self.client, "a client's connection is closed");
+            sleep(TICK).await;
+            if self.is_over_time() {
                 return;
             }
         }
+    }
+
+    fn is_over_time(&self) -> bool {
+        let slowness = self.watch.tick();
+        if let Some(slowness) = slowness {
+            debug!(?slowness, client = ?self.client, "a client's connection is closed");
+        }
+        slowness.is_some()
     }
 }
 

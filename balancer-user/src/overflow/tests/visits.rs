@@ -12,6 +12,10 @@ use crate::{
     },
 };
 
+fn refused() -> std::io::Error {
+    std::io::ErrorKind::ConnectionRefused.into()
+}
+
 fn visit(ground: &Ground) -> Visit {
     Visit::new(ground.queue(), ground.now(), None)
 }
@@ -58,7 +62,7 @@ async fn waiting_that_cannot_help_is_refused_at_once_with_its_reason() {
     for _ in 0..5 {
         let mut visit = visit(&ejected);
         let slot = visit.slot().await.unwrap();
-        let _ = visit.failed(slot).await;
+        let _ = visit.failed(slot, &refused()).await;
     }
     // One of two is out; the other one goes by itself.
     store32(
@@ -85,11 +89,11 @@ async fn attempts_are_bounded_and_go_to_another_backend_first() {
     let mut visit = visit(&ground);
     let first = visit.slot().await.unwrap();
     let tried = first.backend();
-    visit.failed(first).await.unwrap();
+    visit.failed(first, &refused()).await.unwrap();
     let second = visit.slot().await.unwrap();
     assert_ne!(second.backend(), tried);
     assert_eq!(
-        visit.failed(second).await.unwrap_err(),
+        visit.failed(second, &refused()).await.unwrap_err(),
         Reason::RetriesExhausted
     );
     let queue = ground.queue();
@@ -112,7 +116,7 @@ async fn attempts_end_with_the_budget() {
             Ok(slot) => slot,
             Err(reason) => break reason,
         };
-        if let Err(reason) = visit.failed(slot).await {
+        if let Err(reason) = visit.failed(slot, &refused()).await {
             break reason;
         }
     };

@@ -11,14 +11,14 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::AbortHandle,
     time::{sleep, timeout},
 };
 
 use crate::{
     model::{QueueTimeout, Service, Setting},
-    overflow::{Queue, Slot, Visit, ground::Ground, request},
+    overflow::{Departures, Queue, Slot, Visit, ground::Ground, request},
 };
 
 /// How long anything may take that should happen at once.
@@ -423,10 +423,22 @@ impl Drop for Backend {
     }
 }
 
-/// An address that nobody listens on.
-pub(super) async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("it is bound")
+/// An address that nobody listens on, and that nobody else gets while this lives.
+pub(super) struct Nobody {
+    pub(super) address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl Nobody {
+    pub(super) fn new() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(any).expect("a free port");
+        Self {
+            address: socket.local_addr().expect("it is bound"),
+            _socket: socket,
+        }
+    }
 }
 
 /// A service, its proxy, and where it is dialled.
@@ -434,9 +446,13 @@ pub(super) struct Front {
     pub(super) ground: Ground,
     pub(super) proxy: Arc<request::Proxy>,
     pub(super) queue: Arc<Queue>,
+    departures: Departures,
     address: SocketAddr,
     task: AbortHandle,
 }
+
+/// When the programs published a client's connection: here, all at once.
+const PUBLISHED_AT: Duration = Duration::ZERO;
 
 impl Front {
     /// A service with these backends, of one slot each.
@@ -458,13 +474,17 @@ impl Front {
         let address = listener.local_addr().expect("it is bound");
         let proxy = Arc::new(request::Proxy::new());
         let queue = ground.queue();
+        let departures = Departures::default();
         let task = tokio::spawn({
-            let (proxy, queue) = (proxy.clone(), queue.clone());
+            let (proxy, queue, departures) = (proxy.clone(), queue.clone(), departures.clone());
             async move {
                 loop {
                     let (stream, client) = listener.accept().await.expect("connections come");
                     stream.set_nodelay(true).expect("a TCP socket");
-                    tokio::spawn(request::serve(proxy.clone(), queue.clone(), stream, client));
+                    let departure = departures.watch(client);
+                    departure.is_of(PUBLISHED_AT);
+                    let (proxy, queue) = (proxy.clone(), queue.clone());
+                    tokio::spawn(request::serve(proxy, queue, stream, client, departure));
                 }
             }
         });
@@ -472,9 +492,17 @@ impl Front {
             ground,
             proxy,
             queue,
+            departures,
             address,
             task: task.abort_handle(),
         }
+    }
+
+    /// Closes a client's connection, and reports it as the programs would.
+    pub(super) fn close(&self, client: Peer) {
+        let address = client.stream.local_addr().expect("it is connected");
+        drop(client);
+        self.departures.report(address, PUBLISHED_AT);
     }
 
     pub(super) fn address(&self) -> SocketAddr {

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::ground::{Backend, Front, until};
 use crate::model::Setting;
 
-async fn dial<B>(front: &Front) -> SendRequest<B>
+pub(super) async fn dial<B>(front: &Front) -> SendRequest<B>
 where
     B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {
@@ -34,7 +34,7 @@ where
     sender
 }
 
-fn get(path: &str) -> Request<Empty<Bytes>> {
+pub(super) fn get(path: &str) -> Request<Empty<Bytes>> {
     Request::get(format!("http://a.example{path}"))
         .body(Empty::new())
         .unwrap()

@@ -3,6 +3,7 @@
 mod ground;
 
 mod bodies;
+mod followed;
 mod heads;
 mod hostile;
 mod http2;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use balancer_common::{atomic::store, service::Tables};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::ground::{Backend, Front, Message, Peer, SOON, nobody};
+use super::ground::{Backend, Front, Message, Nobody, Peer, SOON};
 use crate::{
     model::{Protocol, QueueTimeout, Setting},
     overflow::{Reason, ground::SERVICE, refuse},
@@ -89,7 +89,9 @@ async fn a_service_without_backends_refuses() {
 
 #[tokio::test]
 async fn backends_that_cannot_be_connected_to_are_tried_as_often_as_allowed() {
-    let front = Front::with(&[nobody().await, nobody().await], 1, |service| {
+    let nobody = [Nobody::new(), Nobody::new()];
+    let addresses = nobody.each_ref().map(|nobody| nobody.address);
+    let front = Front::with(&addresses, 1, |service| {
         service.queue.attempts = Setting::built_in(3);
         service.breaker.failures = Setting::built_in(0);
     })

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::Semaphore;
 
-use super::ground::{Backend, Front, nobody, until};
+use super::ground::{Backend, Front, Nobody, until};
 use crate::model::Setting;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -36,7 +36,8 @@ async fn fickle() -> Backend {
 async fn a_backend_that_cannot_be_connected_to_is_left_for_another_whatever_the_method() {
     let backend = Backend::echo().await;
     for method in ["GET", "POST"] {
-        let front = Front::new(&[nobody().await, backend.address]).await;
+        let nobody = Nobody::new();
+        let front = Front::new(&[nobody.address, backend.address]).await;
         for _ in 0..4 {
             let answer = front
                 .ask(&request(method).replace("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\nbody"))
@@ -50,7 +51,9 @@ async fn a_backend_that_cannot_be_connected_to_is_left_for_another_whatever_the_
 
 #[tokio::test]
 async fn five_failed_connects_eject_a_backend() {
-    let front = Front::with(&[nobody().await, nobody().await], 1, |service| {
+    let nobody = [Nobody::new(), Nobody::new()];
+    let addresses = nobody.each_ref().map(|nobody| nobody.address);
+    let front = Front::with(&addresses, 1, |service| {
         service.queue.attempts = Setting::built_in(20);
     })
     .await;

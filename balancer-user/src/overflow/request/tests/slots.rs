@@ -161,6 +161,29 @@ async fn clients_that_go_while_they_wait_leave_the_queue_at_once() {
 }
 
 #[tokio::test]
+async fn clients_that_go_while_they_wait_with_a_body_leave_the_queue_at_once_too() {
+    let backend = Backend::echo().await;
+    let front = Front::new(&[backend.address]).await;
+    let held = front.hold().await;
+    let large = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   5\r\nhello\r\n0\r\n\r\n";
+    for request in [large, chunked] {
+        let mut waiter = front.dial().await;
+        waiter.send(request).await;
+        if request == large {
+            waiter.send([b'x'; 200_000]).await;
+        }
+        front.waiting(1).await;
+        front.close(waiter);
+        front.waiting(0).await;
+    }
+    drop(held);
+    front.settled().await;
+    assert_eq!(backend.requests().len(), 0);
+}
+
+#[tokio::test]
 async fn a_client_that_goes_before_its_answer_gives_its_slot_back_and_its_backend_is_told() {
     let permits = Arc::new(Semaphore::new(0));
     let backend = waiting(&permits).await;

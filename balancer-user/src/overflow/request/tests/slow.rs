@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::ground::{Backend, Front, Peer};
+use super::ground::{Backend, Front, Peer, until};
 
 const HELLO: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -141,4 +141,43 @@ async fn an_upgraded_connection_may_be_silent() {
         .await;
     assert_eq!(client.head().await.unwrap().status(), 101);
     assert_eq!(client.through("\n").await.unwrap(), "late\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_taken_loses_its_slot_even_if_its_connection_is_lively() {
+    let backend = Backend::new(|mut peer, _| async move {
+        while let Some(request) = peer.message().await {
+            let length = match request.first.contains("large") {
+                true => 10_000_000,
+                false => 2,
+            };
+            peer.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+            ))
+            .await;
+            if peer.try_send(vec![b'x'; length]).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let front = Front::with(&[backend.address], 2, |_| {}).await;
+    let mut client = super::http2::dial(&front).await;
+    let stalled = client
+        .send_request(super::http2::get("/large"))
+        .await
+        .unwrap();
+    assert_eq!(
+        (stalled.status(), front.ground.inflight()),
+        (hyper::StatusCode::OK, 1)
+    );
+    let began = Instant::now();
+    while front.ground.inflight() != 0 {
+        sleep(Duration::from_secs(1)).await;
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+    assert!(is_about(began.elapsed(), 30), "{:?}", began.elapsed());
+    until("the backend is told", || backend.open() == 0).await;
+    client.ready().await.unwrap();
+    drop(stalled);
 }
