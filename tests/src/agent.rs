@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -273,6 +273,20 @@ impl Agent {
         Ok(())
     }
 
+    /// Stops it as it stands, without its knowing (SIGSTOP). It goes on when the value that is
+    /// returned goes.
+    pub fn stall(&self) -> Result<Stalled<'_>> {
+        self.process.signal(Signal::SIGSTOP)?;
+        let stalled = Stalled {
+            process: &self.process,
+            since: Instant::now(),
+        };
+        // The signal reaches its threads one by one, a moment later.
+        within(STOP_DEADLINE, || self.process.ensure_stopped())
+            .map_err(|late| anyhow::anyhow!("the agent does not stall: {late:#}"))?;
+        Ok(stalled)
+    }
+
     /// Kills it with SIGKILL. Its pins stay.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill().map(drop)
@@ -373,6 +387,28 @@ impl Launch {
     }
 }
 
+/// An agent that does nothing at all for a while.
+#[derive(Debug)]
+pub struct Stalled<'a> {
+    process: &'a Process,
+    since: Instant,
+}
+
+impl Stalled<'_> {
+    /// For how long it has done nothing.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.process.signal(Signal::SIGCONT) {
+            eprintln!("a stalled agent cannot be continued: {error:#}");
+        }
+    }
+}
+
 /// What the admin API says of a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct BackendState {
@@ -386,6 +422,8 @@ pub struct BackendState {
     pub granted: Option<u32>,
     /// Connects ever steered to it.
     pub steered: u64,
+    /// Connects that failed since the last that did not.
+    pub failures: u32,
 }
 
 /// What the admin API says of the configuration file.

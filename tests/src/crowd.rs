@@ -128,11 +128,12 @@ pub fn ask(mut stream: &TcpStream, request: Request) -> Result<()> {
     stream.write_all(&[request as u8]).context("cannot ask")?;
     let mut answer = [0];
     let read = stream.read(&mut answer);
-    match (request, &read) {
+    match (request, read) {
         (Request::Answer, Ok(1)) => ensure!(answer[0] == request as u8, "another's answer"),
         (Request::Close | Request::HalfClose, Ok(0)) => {}
         (Request::Reset, Err(error)) if error.kind() == ErrorKind::ConnectionReset => {}
-        _ => anyhow::bail!("asked for {request:?}, got {read:?}"),
+        (_, Ok(bytes)) => anyhow::bail!("asked for {request:?}, got {bytes} bytes"),
+        (_, Err(error)) => return Err(error).with_context(|| format!("asked for {request:?}")),
     }
     Ok(())
 }

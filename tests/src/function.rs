@@ -1,14 +1,17 @@
 //! The function server: HTTP/1.1 as a function's watchdog speaks it, which counts what it serves.
 //!
 //! It does a set amount of work for each request, refuses with 429 what is beyond its own
-//! `max_inflight`, and answers `GET /_/health` (never counted). A request is counted out *before*
+//! `max_inflight`, and answers `GET /_/health` as it is told to (never counted as served). A request is counted out *before*
 //! the first byte of its response is written: whatever a client does after reading its response
 //! comes later than that.
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -37,6 +40,20 @@ pub enum Work {
     Fixed(Duration),
     /// Exponentially distributed with this mean.
     Exponential(Duration),
+}
+
+/// How a function answers whoever asks for its health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// With 200.
+    #[default]
+    Healthy,
+    /// With 429, as a function does that serves all it can.
+    Busy,
+    /// With 503.
+    Sick,
+    /// Not at all: the asker waits for ever.
+    Silent,
 }
 
 /// What a function server does.
@@ -68,6 +85,7 @@ impl Default for FunctionOptions {
 pub struct Function {
     address: SocketAddr,
     counts: Arc<Counts>,
+    probed: Arc<Probed>,
     accepting: Accepting,
 }
 
@@ -75,6 +93,14 @@ struct Server {
     options: FunctionOptions,
     random: Mutex<SmallRng>,
     counts: Arc<Counts>,
+    probed: Arc<Probed>,
+}
+
+/// What is asked for and about its health.
+#[derive(Debug, Default)]
+struct Probed {
+    health: Mutex<Health>,
+    probes: AtomicU64,
 }
 
 impl Function {
@@ -83,10 +109,12 @@ impl Function {
         let listener = netns.listen(address)?;
         let address = address_of(&listener)?;
         let counts = Arc::<Counts>::default();
+        let probed = Arc::<Probed>::default();
         let server = Arc::new(Server {
             random: Mutex::new(SmallRng::seed_from_u64(options.seed)),
             options,
             counts: Arc::clone(&counts),
+            probed: Arc::clone(&probed),
         });
         let accepting = Accepting::start(listener, Arc::clone(&counts), move |stream| {
             Arc::clone(&server).serve(stream)
@@ -94,6 +122,7 @@ impl Function {
         Ok(Self {
             address,
             counts,
+            probed,
             accepting,
         })
     }
@@ -113,9 +142,36 @@ impl Function {
         self.counts.reset();
     }
 
+    /// Changes how it answers whoever asks for its health, from now on.
+    pub fn set_health(&self, health: Health) {
+        *self.probed.lock() = health;
+    }
+
+    /// How often it was asked for its health.
+    pub fn probes(&self) -> u64 {
+        self.probed.probes.load(Relaxed)
+    }
+
     /// Closes its port and all its connections.
     pub fn stop(mut self) {
         self.accepting.stop();
+    }
+}
+
+impl Probed {
+    async fn answer(&self) -> Response<Full<Bytes>> {
+        self.probes.fetch_add(1, Relaxed);
+        let health = *self.lock();
+        match health {
+            Health::Healthy => plain(StatusCode::OK, "healthy\n"),
+            Health::Busy => plain(StatusCode::TOO_MANY_REQUESTS, "busy\n"),
+            Health::Sick => plain(StatusCode::SERVICE_UNAVAILABLE, "sick\n"),
+            Health::Silent => std::future::pending().await,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,7 +190,7 @@ impl Server {
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.uri().path() == "/_/health" {
-            return plain(StatusCode::OK, "healthy\n");
+            return self.probed.answer().await;
         }
         let Some(serving) = self.counts.begin(self.options.max_inflight) else {
             return plain(

@@ -112,7 +112,13 @@ impl Netns {
 
     /// Runs `ip -batch` inside with these commands, one a line.
     pub fn ip_batch(&self, commands: &str) -> Result<()> {
-        self.run(|| run_ip_batch(commands))
+        self.run(|| run_batch("ip", &["-batch", "-"], commands))
+            .map(drop)
+    }
+
+    /// Runs `nft` inside with these commands, and gives what it prints.
+    pub fn nft(&self, commands: &str) -> Result<String> {
+        self.run(|| run_batch("nft", &["-f", "-"], commands))
     }
 }
 
@@ -133,34 +139,37 @@ fn listen_here(address: SocketAddr) -> Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address} in its namespace"))
 }
 
-fn run_ip_batch(commands: &str) -> Result<()> {
+/// Runs a system tool that takes commands on its standard input.
+fn run_batch(program: &str, arguments: &[&str], commands: &str) -> Result<String> {
     // `su` and some sudoers leave the directories of system tools out.
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let mut child = Command::new("ip")
+    let mut child = Command::new(program)
         .env("PATH", path)
-        .args(["-batch", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("cannot run ip: install the package iproute2")?;
+        .with_context(|| {
+            format!("cannot run {program}: install the packages iproute2 and nftables")
+        })?;
     let mut stdin = child.stdin.take().expect("stdin is piped");
     stdin
         .write_all(commands.as_bytes())
-        .context("cannot write to ip -batch")?;
+        .with_context(|| format!("cannot write to {program}"))?;
     drop(stdin);
     let output = child
         .wait_with_output()
-        .context("cannot wait for ip -batch")?;
+        .with_context(|| format!("cannot wait for {program}"))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
         bail!(
-            "ip -batch failed ({}): {}\nits input was:\n{commands}",
+            "{program} failed ({}): {}\nits input was:\n{commands}",
             output.status,
             complaint.trim()
         );
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Sets a kernel parameter in the calling thread's network namespace.

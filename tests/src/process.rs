@@ -2,6 +2,7 @@
 //! killed and reaped on drop.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus, Stdio},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -91,6 +92,21 @@ impl Process {
         kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.what))
     }
 
+    /// Whether every thread of it is stopped by a signal.
+    pub fn ensure_stopped(&self) -> Result<()> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let tasks = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
+        for task in tasks {
+            let path = task?.path().join("stat");
+            let stat = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            // Behind the name, which is in parentheses and may contain anything.
+            let state = stat.rsplit(") ").next().unwrap_or_default();
+            ensure!(state.starts_with('T'), "{}: {state}", path.display());
+        }
+        Ok(())
+    }
+
     /// Waits for its end; after that, [`Process::stderr`] is complete.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let status = within(deadline, || match self.child.try_wait() {
@@ -157,6 +173,16 @@ pub fn describe(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => status.to_string(),
     }
+}
+
+/// Bytes of memory that a process has.
+pub fn resident(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: usize = kib.context("status has VmRSS in kB")?.trim().parse()?;
+    Ok(kib * 1024)
 }
 
 /// Reads to the end even when no more is kept: a full pipe would stop the child.

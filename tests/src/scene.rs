@@ -15,12 +15,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use serde_json::json;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     agent::{Agent, BackendState},
     cgroup::Cgroup,
     netns::Netns,
+    overflow::Queue,
     place::Place,
     service::Service,
     topology::Topology,
@@ -39,6 +41,9 @@ pub const FRONTEND_V6: SocketAddr = SocketAddr::new(
 /// For whatever has to happen without a test's further doing.
 pub const SOON: Duration = Duration::from_secs(8);
 
+/// The name of the service.
+pub const NAME: &str = "hello";
+
 const FRONTEND_PORT: u16 = 80;
 const POD_PORT: u16 = 8080;
 
@@ -53,6 +58,10 @@ pub struct SceneOptions {
     pub max_inflight: u32,
     /// The service's frontend, whose family the pods have.
     pub frontend: SocketAddr,
+    /// Further settings of the service; without, what finds no slot is refused in `connect()`.
+    pub arrange: Option<fn(Service) -> Service>,
+    /// What its pods speak; without, TCP. They are not probed unless `arrange` says so.
+    pub protocol: Option<&'static str>,
 }
 
 /// A service `default/hello`, its pods, its agent and its clients.
@@ -88,6 +97,8 @@ impl Default for SceneOptions {
             clients: 1,
             max_inflight: 1,
             frontend: FRONTEND_V4,
+            arrange: None,
+            protocol: None,
         }
     }
 }
@@ -131,6 +142,21 @@ impl Scene {
         options.start()
     }
 
+    /// [`Scene::new`] with further settings of the service.
+    pub fn arranged(
+        pods: usize,
+        max_inflight: u32,
+        arrange: fn(Service) -> Service,
+    ) -> Result<Self> {
+        let options = SceneOptions {
+            pods,
+            max_inflight,
+            arrange: Some(arrange),
+            ..SceneOptions::default()
+        };
+        options.start()
+    }
+
     /// The agent.
     pub fn agent(&self) -> &Agent {
         &self.agent
@@ -166,6 +192,11 @@ impl Scene {
         Place::new(&self.topology.clients[0].netns, &self.cgroup)
     }
 
+    /// Where a client in the agent's own namespace is.
+    pub fn local_client(&self) -> Place<'_> {
+        Place::new(&self.topology.node, &self.cgroup)
+    }
+
     /// A TCP socket of the client's. It stays in the client's namespace and cgroup, whoever uses it.
     pub fn socket(&self, domain: Domain) -> Result<Socket> {
         let made = self
@@ -196,6 +227,35 @@ impl Scene {
         Ok((pod, stream))
     }
 
+    /// Waits for any connection at any pod, such as the agent's. Gives the pod's index and its end.
+    pub fn accept_any(&self) -> Result<(usize, TcpStream)> {
+        let accepted = within(SOON, || {
+            let accepted = self.try_accept()?;
+            accepted.context("no pod has a connection")
+        });
+        accepted.map_err(|late| anyhow::anyhow!("{late:#}"))
+    }
+
+    /// The same, if there is one by now.
+    pub fn try_accept(&self) -> Result<Option<(usize, TcpStream)>> {
+        self.accept_all()?;
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            return Ok(None);
+        }
+        let Accepted { pod, stream, .. } = waiting.remove(0);
+        stream.set_read_timeout(Some(SOON))?;
+        Ok(Some((pod, stream)))
+    }
+
+    /// Checks that no pod has a connection that was not accepted yet.
+    #[track_caller]
+    pub fn assert_no_arrival(&self) {
+        self.accept_all().expect("pods can accept");
+        let waiting = self.waiting.borrow();
+        assert!(waiting.is_empty(), "arrived: {waiting:?}");
+    }
+
     /// Closes a pod's port: connects to it are refused.
     pub fn close_port(&mut self, pod: usize) {
         self.pods[pod].listener = None;
@@ -206,6 +266,29 @@ impl Scene {
         let opened = Pod::open(&self.topology.pods[pod].netns, self.pods[pod].address)?;
         self.pods[pod] = opened;
         Ok(())
+    }
+
+    /// The service's queue.
+    #[track_caller]
+    pub fn queue(&self) -> Queue {
+        let queue = self.agent.queue(NAME);
+        queue.expect("the agent lists its queues")
+    }
+
+    /// Those who wait, and those on their way to the queue.
+    #[track_caller]
+    pub fn waiters(&self) -> u64 {
+        let services = self.agent.admin().get_json("/v1/services");
+        let services = services.expect("the agent lists its services");
+        services[0]["waiters"]
+            .as_u64()
+            .expect("a number of waiters")
+    }
+
+    /// Waits until so many wait.
+    #[track_caller]
+    pub fn wait_waiters(&self, expected: u64) {
+        eventually_eq(SOON, expected, || self.waiters());
     }
 
     /// Slots taken, over all pods, as the kernel counts them.
@@ -279,12 +362,16 @@ impl Scene {
         Ok(())
     }
 
-    /// Checks that nothing is left over: the counts come to 0, every slot there is can be taken
-    /// again, and no record stays. Then stops the agent.
+    /// Checks that nothing is left over: the counts come to 0, nobody waits, every slot there is
+    /// can be taken again, and no record stays. Then stops the agent.
     ///
     /// The client's sockets must be closed or have given their slots back.
     pub fn finish(mut self) -> Result<()> {
         self.wait_inflight(0);
+        self.agent.wait_nobody_waits();
+        if self.options.arrange.take().is_some() {
+            self.agent.reload(&[self.service()])?;
+        }
         let closed: Vec<usize> = (0..self.pods.len())
             .filter(|pod| self.pods[*pod].listener.is_none())
             .collect();
@@ -382,7 +469,16 @@ pub fn errno<T: Debug>(result: io::Result<T>) -> Errno {
 fn service(options: SceneOptions, pods: &[Pod]) -> Service {
     let frontend = options.frontend.to_string();
     let addresses = pods.iter().map(|pod| pod.address);
-    Service::new("hello", [&*frontend], options.max_inflight, addresses)
+    let mut service = Service::new(NAME, [&*frontend], options.max_inflight, addresses);
+    if let Some(protocol) = options.protocol {
+        service = service
+            .with("protocol", json!(protocol))
+            .with("health", json!({"probe": "none"}));
+    }
+    match options.arrange {
+        Some(arrange) => arrange(service),
+        None => service,
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

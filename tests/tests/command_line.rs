@@ -211,6 +211,7 @@ fn json_is_what_the_api_answers() -> Result<()> {
         (&["services"][..], "/v1/services"),
         (&["services", "service-0"], "/v1/services/default/service-0"),
         (&["backends"], "/v1/backends"),
+        (&["queues"], "/v1/queues"),
         (&["maps"], "/v1/maps"),
         (&["maps", "frontends"], "/v1/maps/FRONTENDS"),
         (
@@ -228,6 +229,11 @@ fn json_is_what_the_api_answers() -> Result<()> {
     assert_eq!(status["ready"], true);
     assert_eq!(status["inflight"], 1);
     assert_eq!(status["backends"], json!({"full": 1, "idle": 1}));
+    assert_eq!(status["overflow"]["is_alive"], true);
+    assert_eq!(
+        (&status["waiters"], &status["refused"]),
+        (&json!(0), &json!(0))
+    );
     stage.agent.stop()
 }
 
@@ -356,6 +362,9 @@ fn help_is_there_for_every_command() -> Result<()> {
         "status",
         "services",
         "backends",
+        "queues",
+        "drain",
+        "undrain",
         "connections",
         "maps",
         "config",

@@ -70,9 +70,9 @@ fn all_figures_agree_with_the_sockets() -> Result<()> {
     for (service, result, count) in [
         (WIDE, "idle", 2.0),
         (WIDE, "shared", 1.0),
-        (WIDE, "refused", 1.0),
+        (WIDE, "queue_full", 1.0),
         (NARROW, "idle", 1.0),
-        (NARROW, "refused", 2.0),
+        (NARROW, "queue_full", 2.0),
         (EMPTY, "no_backends", 1.0),
         (EMPTY, "idle", 0.0),
     ] {
@@ -233,7 +233,8 @@ fn parse(text: &str) -> Result<Samples> {
             let rest = words.next().unwrap_or_default();
             match keyword {
                 Some("TYPE") => {
-                    ensure!(["counter", "gauge", "histogram"].contains(&rest), "{line}");
+                    let known = ["counter", "gauge", "histogram", "summary"];
+                    ensure!(known.contains(&rest), "{line}");
                     ensure!(
                         kinds.insert(name.to_owned(), rest).is_none(),
                         "twice: {line}"
@@ -250,7 +251,7 @@ fn parse(text: &str) -> Result<Samples> {
             .iter()
             .find_map(|suffix| {
                 name.strip_suffix(suffix)
-                    .filter(|stem| kinds.get(*stem) == Some(&"histogram"))
+                    .filter(|stem| matches!(kinds.get(*stem), Some(&"histogram" | &"summary")))
             })
             .unwrap_or(name);
         let kind = kinds

@@ -4,12 +4,13 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     path::Path,
 };
 
 use anyhow::Result;
 use nix::errno::Errno;
+use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::scene::{FRONTEND_V4, SOON, Scene, errno};
 
@@ -83,6 +84,34 @@ fn the_peer_is_the_frontend() -> Result<()> {
         let (_, _end) = scene.accept(&socket)?;
         assert_eq!(socket.peer_addr()?.as_socket(), Some(FRONTEND_V4));
         Ok(())
+    })
+}
+
+#[test]
+fn it_waits_in_the_queue_and_leaves_it() -> Result<()> {
+    multipath(|scene, socket| {
+        let patient = json!({"timeout": "30s"});
+        let service = scene.service();
+        scene
+            .agent()
+            .reload(&[service.clone().with("queue", patient)])?;
+        let held = scene.connection()?;
+        let leaving = scene.client().run(multipath_socket)?;
+        for waiter in [&leaving, &socket] {
+            waiter.connect(&FRONTEND_V4.into())?;
+            assert_eq!(waiter.peer_addr()?.as_socket(), Some(FRONTEND_V4));
+        }
+        scene.wait_waiters(2);
+        drop(leaving);
+        scene.wait_waiters(1);
+        drop(held);
+        let (_, mut pod) = scene.accept_any()?;
+        (&socket).write_all(b"!")?;
+        pod.read_exact(&mut [0])?;
+        drop(socket);
+        assert_eq!(pod.read(&mut [0])?, 0);
+        scene.wait_inflight(0);
+        scene.agent().reload(&[service])
     })
 }
 

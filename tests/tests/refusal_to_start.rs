@@ -176,7 +176,13 @@ fn the_capabilities_that_are_asked_for_are_enough() -> Result<()> {
     });
     let admin = Admin::Unix(stage.path("admin.sock"));
     let document = admin.get_json("/openapi.json")?;
-    for path in document["paths"].as_object().context("paths")?.keys() {
+    // That one does not end.
+    const EVENTS: &str = "/v1/events";
+    drop(admin.follow("")?);
+    for (path, methods) in document["paths"].as_object().context("paths")? {
+        if path == EVENTS || methods["get"].is_null() {
+            continue;
+        }
         let path = path.replace("{namespace}", "default");
         let path = path.replace("services/default/{name}", "services/default/hello");
         let path = path.replace("maps/{name}", "maps/CONNECTIONS");
