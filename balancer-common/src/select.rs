@@ -82,7 +82,10 @@ pub fn over_admit<T: Tables>(tables: &T, service_id: u32, side: Side) -> Option<
     }
     // Where usable ones are rare, the first that there is.
     let mut number = 0;
-    while number < SERVICE_LEAVES as u32 && least.position == NOBODY.position {
+    while number * (LEAF_POSITIONS as u32) < positions
+        && number < SERVICE_LEAVES as u32
+        && least.position == NOBODY.position
+    {
         if let Some(position) = tables.usable_in_leaf(service_id, number) {
             least = tables.load_at(service_id, position).at(position);
         }
@@ -144,14 +147,10 @@ impl Load {
 /// The first position of a leaf at which a backend stands that could be used.
 #[inline(always)]
 pub fn usable_in_leaf<T: Tables>(tables: &T, service_id: u32, number: u32) -> Option<u32> {
-    let service = tables.service(service_id)?;
     let first = number * LEAF_POSITIONS as u32;
-    let leaf = tables.leaf(service.leaf(first)?)?;
     let mut place = 0;
     while place < LEAF_POSITIONS as u32 {
-        if let Some(backend) = leaf.backend(place).and_then(|id| tables.backend(id))
-            && backend.is_usable()
-        {
+        if tables.load_at(service_id, first + place) != Load::NONE {
             return Some(first + place);
         }
         place += 1;

@@ -17,8 +17,8 @@ use balancer_common::{
     event::Event,
     histogram, index,
     maps::{EVENT_BYTES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES},
-    select::{self, Attempt, Load},
-    service::{Backend, Leaf, SERVICE_LEAVES, Service, Tables},
+    select::{self, Attempt, Load, Refusal, Taken},
+    service::{Backend, Leaf, Service, Tables},
     slot::{Side, Want},
 };
 
@@ -149,8 +149,7 @@ extern "C" fn idle_load(service: u32, position: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn idle_usable(service: u32, number: u32) -> u64 {
-    // The verifier has to see that the number is in bounds.
-    match select::usable_in_leaf(&Maps, service, number & (SERVICE_LEAVES as u32 - 1)) {
+    match select::usable_in_leaf(&Maps, service, number) {
         Some(position) => position as u64,
         None => u64::MAX,
     }
@@ -163,6 +162,17 @@ extern "C" fn idle_try(service: u32, position: u32, now_ns: u64) -> u64 {
         Some(backend) => backend as u64,
         None => u64::MAX,
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_choose(service: u32) -> u64 {
+    let outcome = match select::idle_first(&Maps, service, Side::Kernel) {
+        Ok(taken) => Attempt::Taken(taken),
+        Err(Refusal::NoneAvailable) => Attempt::Nothing,
+        Err(Refusal::Contended) => Attempt::Lost(0),
+    };
+    outcome.into_word()
 }
 
 #[unsafe(no_mangle)]
@@ -207,6 +217,16 @@ extern "C" fn idle_failed(service: u32, backend: u32) -> u64 {
 #[inline(never)]
 extern "C" fn idle_readmit(backend: u32) -> u64 {
     breaker::readmit(&Maps, backend) as u64
+}
+
+/// See [`select::idle_first`].
+#[inline(always)]
+pub fn choose(service: u32) -> Result<Taken, Refusal> {
+    match Attempt::from_word(idle_choose(service)) {
+        Attempt::Taken(taken) => Ok(taken),
+        Attempt::Nothing => Err(Refusal::NoneAvailable),
+        Attempt::Lost(_) => Err(Refusal::Contended),
+    }
 }
 
 /// See [`select::over_admit`].

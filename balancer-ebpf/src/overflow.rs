@@ -1,5 +1,4 @@
-//! Sending a connection to the agent, and what happens instead while the agent
-//! is gone.
+//! Sending a connection to the agent, if it is there to take it.
 
 use aya_ebpf::{
     helpers::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns},
@@ -10,7 +9,7 @@ use balancer_common::{
     atomic::load32,
     connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT},
     counter::{Fault, ServiceCounter},
-    service::{SERVICE_REFUSE_IN_KERNEL, SERVICE_REFUSE_WITHOUT_AGENT, Service},
+    service::{Admission, SERVICE_REFUSE_IN_KERNEL, Service},
     waiting,
 };
 
@@ -64,9 +63,7 @@ pub fn send<F: Family>(
     service: &Service,
     way: &Way,
 ) -> Result<Verdict, Fault> {
-    if load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0
-        && waiting::ahead(service, coarse_clock()) >= load32(&service.queue_size) as u64
-    {
+    if load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0 && is_full(service) {
         maps::count(dial.service, ServiceCounter::QueueFull);
         return Ok(Verdict::Refuse);
     }
@@ -86,27 +83,20 @@ pub fn send<F: Family>(
     Ok(Verdict::Proceed)
 }
 
+/// Whether as many wait as may. With admission by request it is requests that
+/// wait, and a connection may bring one that need not.
+#[inline(always)]
+fn is_full(service: &Service) -> bool {
+    let size = load32(&service.queue_size);
+    if load32(&service.admission) == Admission::Request as u32 {
+        return waiting::queued(&service.waiting) >= size.max(1);
+    }
+    waiting::ahead(service, coarse_clock()) >= size as u64
+}
+
 /// Good to a scheduler tick, and cheap.
 #[inline(always)]
 pub fn coarse_clock() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_coarse_ns() }
-}
-
-/// What becomes of a connection that finds no backend available and no agent.
-#[inline(always)]
-pub fn without_agent<F: Family>(
-    ctx: &SockAddrContext,
-    dial: &Dial,
-    service: &Service,
-) -> Result<Verdict, Fault> {
-    if load32(&service.flags) & SERVICE_REFUSE_WITHOUT_AGENT != 0 {
-        maps::count(dial.service, ServiceCounter::AgentGone);
-        return Ok(Verdict::Refuse);
-    }
-    let Some(backend) = maps::over_admit(dial.service) else {
-        maps::count(dial.service, ServiceCounter::NoBackends);
-        return Ok(Verdict::Refuse);
-    };
-    dial.steer_to_backend::<F>(ctx, backend, ServiceCounter::OverAdmitted)
 }

@@ -20,7 +20,8 @@ use balancer_common::{
     rate,
     select::{self, Refusal},
     service::{
-        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL, Service, Tables,
+        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL,
+        SERVICE_REFUSE_WITHOUT_AGENT, Service, Tables,
     },
     slot::Side,
     waiting,
@@ -175,54 +176,108 @@ fn try_connect<F: Family>(
         maps::count(service_id, ServiceCounter::RateLimited);
         return Ok(Verdict::Refuse);
     }
-    if (by_request || must_queue(service))
-        && let Some(way) = overflow::way::<F>(ctx, &dial)
-    {
-        if waiting::queued(&service.waiting) != 0 {
+    let mut way = None;
+    if by_request || must_queue(service) {
+        way = overflow::way::<F>(ctx, &dial);
+        if way.is_some() && waiting::queued(&service.waiting) != 0 {
             // The agent takes what it is sent, so those on their way count too.
             store(&service.sent_at_ns, overflow::coarse_clock());
         }
-        return overflow::send::<F>(ctx, &dial, service, &way);
     }
-    choose::<F>(ctx, &dial, service)
+    let mut choice = Choice::NONE;
+    if way.is_none() {
+        choice = choose(service_id, service);
+        if choice.backend == Choice::NONE.backend {
+            if refuses_all(service) {
+                maps::count(service_id, ServiceCounter::NoBackends);
+                return Ok(Verdict::Refuse);
+            }
+            way = overflow::way::<F>(ctx, &dial);
+            if way.is_some() {
+                store(&service.sent_at_ns, overflow::coarse_clock());
+            } else {
+                choice = without_agent(service_id, service);
+            }
+        }
+    }
+    match way {
+        Some(way) => overflow::send::<F>(ctx, &dial, service, &way),
+        None if choice.backend == Choice::NONE.backend => {
+            maps::count(service_id, choice.counter);
+            Ok(Verdict::Refuse)
+        }
+        None => dial.steer_to_backend::<F>(ctx, &choice),
+    }
 }
 
-/// Steers to an available backend if there is one; or else to the agent.
+/// A backend on which a slot is taken, and how that is counted.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    /// Its id; or that of [`Choice::NONE`].
+    backend: u32,
+    counter: ServiceCounter,
+}
+
+impl Choice {
+    /// No backend. (An `Option` would leave fields undefined, which the verifier
+    /// lets no program even copy.)
+    const NONE: Self = Self {
+        backend: u32::MAX,
+        counter: ServiceCounter::NoBackends,
+    };
+}
+
+/// Takes a slot on an available backend, if there is one.
 #[inline(always)]
-fn choose<F: Family>(
-    ctx: &SockAddrContext,
-    dial: &Dial,
-    service: &Service,
-) -> Result<Verdict, Fault> {
+fn choose(service_id: u32, service: &Service) -> Choice {
     if load(&service.ejected) != 0
-        && let Some(backend) = maps::trial(dial.service)
+        && let Some(backend) = maps::trial(service_id)
     {
-        return dial.steer_to_backend::<F>(ctx, backend, ServiceCounter::Trial);
+        return Choice {
+            backend,
+            counter: ServiceCounter::Trial,
+        };
     }
-    let refusal = match select::idle_first(&Maps, dial.service, Side::Kernel) {
-        Ok(taken) => {
-            let counter = match taken.was_idle {
+    match maps::choose(service_id) {
+        Ok(taken) => Choice {
+            backend: taken.backend,
+            counter: match taken.was_idle {
                 true => ServiceCounter::Idle,
                 false => ServiceCounter::Shared,
-            };
-            return dial.steer_to_backend::<F>(ctx, taken.backend, counter);
+            },
+        },
+        Err(refusal) => {
+            if matches!(refusal, Refusal::Contended) {
+                maps::count_fault(Fault::Contended);
+            }
+            Choice::NONE
         }
-        Err(refusal) => refusal,
-    };
-    if matches!(refusal, Refusal::Contended) {
-        maps::count_fault(Fault::Contended);
     }
-    if load32(&service.backends) == 0 && load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0 {
-        maps::count(dial.service, ServiceCounter::NoBackends);
-        return Ok(Verdict::Refuse);
+}
+
+/// What becomes of a connection that finds no backend available and no agent:
+/// the choice of a full backend, or the counter for its refusal.
+#[inline(always)]
+fn without_agent(service_id: u32, service: &Service) -> Choice {
+    if load32(&service.flags) & SERVICE_REFUSE_WITHOUT_AGENT != 0 {
+        return Choice {
+            counter: ServiceCounter::AgentGone,
+            ..Choice::NONE
+        };
     }
-    match overflow::way::<F>(ctx, dial) {
-        Some(way) => {
-            store(&service.sent_at_ns, overflow::coarse_clock());
-            overflow::send::<F>(ctx, dial, service, &way)
-        }
-        None => overflow::without_agent::<F>(ctx, dial, service),
+    match maps::over_admit(service_id) {
+        Some(backend) => Choice {
+            backend,
+            counter: ServiceCounter::OverAdmitted,
+        },
+        None => Choice::NONE,
     }
+}
+
+/// Whether the service has no backend at all, and the programs are to say so.
+#[inline(always)]
+fn refuses_all(service: &Service) -> bool {
+    load32(&service.backends) == 0 && load32(&service.flags) & SERVICE_REFUSE_IN_KERNEL != 0
 }
 
 /// Whether newcomers have to go where others wait already.
@@ -288,9 +343,9 @@ impl Dial {
     pub fn steer_to_backend<F: Family>(
         &self,
         ctx: &SockAddrContext,
-        id: u32,
-        counter: ServiceCounter,
+        choice: &Choice,
     ) -> Result<Verdict, Fault> {
+        let id = choice.backend;
         let backend = Maps.backend(id).ok_or(Fault::NoService)?;
         let (address, port) = backend.address();
         let target = Target {
@@ -305,7 +360,7 @@ impl Dial {
             select::give_back(&Maps, id, Side::Kernel);
             return Err(Fault::FamilyMismatch);
         }
-        maps::count(self.service, counter);
+        maps::count(self.service, choice.counter);
         self.tell(ctx, &target);
         Ok(Verdict::Proceed)
     }

@@ -3,7 +3,10 @@
 //! While they are fresh the programs send connections to the agent. Also notices when the cgroup
 //! is gone, with which the kernel detaches the programs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use balancer_common::{
     address::{Address, Port},
@@ -97,8 +100,12 @@ impl Heartbeat {
     pub async fn run(mut self, ready: Arc<watch::Sender<bool>>) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticked_at = Instant::now();
         for number in 1u32.. {
             ticks.tick().await;
+            // If this task was late, so were all others, which have to be given a moment.
+            let was_late = ticked_at.elapsed() >= EVERY * 2;
+            ticked_at = Instant::now();
             let cgroup = self.kernel.cgroup_path();
             if *ready.borrow() && !cgroup.exists() {
                 tracing::error!(cgroup = %cgroup.display(), "the cgroup is gone, and nothing is steered any more; make it again and restart the agent");
@@ -107,7 +114,7 @@ impl Heartbeat {
             if number.is_multiple_of(ADDRESSES_EVERY) {
                 self.look_for_addresses();
             }
-            if self.is_stuck() {
+            if !was_late && self.is_stuck() {
                 continue;
             }
             if let Err(error) = self.beat() {

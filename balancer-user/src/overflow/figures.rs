@@ -111,8 +111,11 @@ impl Figures {
         self.locked().selection_ok.add(after);
     }
 
-    pub(super) fn count_waited(&self, time: Duration) {
+    pub(super) fn count_queued(&self) {
         self.queued.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_waited(&self, time: Duration) {
         self.locked().waiting.add(time);
     }
 

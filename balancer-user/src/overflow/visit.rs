@@ -116,6 +116,7 @@ impl Visit {
     async fn wait(&self, waiter: Waiter) -> Result<Slot, Reason> {
         let figures = self.queue.figures();
         let joined = Instant::now();
+        figures.count_queued();
         tracing::debug!(service = %self.queue.view().name, waiters = self.queue.waiters(), "waits for a slot");
         let result = waiter.slot(self.deadline).await;
         figures.count_waited(joined.elapsed());
@@ -135,12 +136,21 @@ impl Visit {
     /// # Errors
     /// `RetriesExhausted` if there may not.
     pub async fn failed(&mut self, slot: Slot, error: &io::Error) -> Result<(), Reason> {
-        self.attempts += 1;
         if upstream::is_backends_fault(error) {
             slot.failed();
         } else {
             tracing::warn!(%error, "the agent itself cannot connect");
         }
+        self.again(slot).await
+    }
+
+    /// The slot's backend has not served the request, which may be tried again: the slot goes back,
+    /// and after a pause there may be another.
+    ///
+    /// # Errors
+    /// `RetriesExhausted` if there may not.
+    pub async fn again(&mut self, slot: Slot) -> Result<(), Reason> {
+        self.attempts += 1;
         let (backend, _) = slot.backend();
         if !self.failed.contains(&backend) {
             self.failed.push(backend);

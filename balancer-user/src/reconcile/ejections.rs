@@ -5,10 +5,14 @@
 //! against ejecting too many, so being right a little later is enough. And where so many backends
 //! have left that more than half of the rest is ejected, some are let in again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use balancer_common::{
-    atomic::{compare_exchange, load},
+    atomic::{compare_exchange, load, load32},
     breaker,
     service::Tables,
 };
@@ -30,12 +34,20 @@ struct Suspicion {
 }
 
 impl Ejections {
-    pub(super) fn recount<T: Tables>(&mut self, tables: &T, assignment: &Assignment) {
+    pub(super) fn recount<T: Tables>(
+        &mut self,
+        tables: &T,
+        assignment: &Assignment,
+        now: Duration,
+    ) {
         let ejected: BTreeSet<_> = assignment
             .backends()
             .filter(|(_, backend)| tables.backend(backend.id).is_some_and(breaker::is_ejected))
             .map(|(address, _)| *address)
             .collect();
+        for address in &ejected {
+            shorten(tables, assignment, address, now);
+        }
         let mut suspected = BTreeMap::new();
         for (name, assigned) in assignment.services() {
             let Some(service) = tables.service(assigned.id) else {
@@ -69,5 +81,32 @@ impl Ejections {
             }
         }
         self.suspected = suspected;
+    }
+}
+
+/// Holds an ejection to the settings in force, which may be others than when it began.
+fn shorten<T: Tables>(tables: &T, assignment: &Assignment, address: &SocketAddr, now: Duration) {
+    let Some(assigned) = assignment.backend(address) else {
+        return;
+    };
+    let Some(backend) = tables.backend(assigned.id) else {
+        return;
+    };
+    let services = assigned.memberships.iter().filter_map(|membership| {
+        let (service, _) = membership.parts()?;
+        tables.service(service)
+    });
+    let longest_ns = services
+        .filter(|service| load32(&service.breaker_failures) != 0)
+        .map(|service| load(&service.breaker_open_ns))
+        .max();
+    let Some(longest_ns) = longest_ns else {
+        breaker::readmit(tables, assigned.id);
+        return;
+    };
+    let until_ns = load(&backend.ejected_until_ns);
+    let latest_ns = now.as_nanos() as u64 + longest_ns;
+    if until_ns > latest_ns {
+        compare_exchange(&backend.ejected_until_ns, until_ns, latest_ns);
     }
 }

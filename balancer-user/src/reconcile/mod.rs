@@ -221,7 +221,8 @@ impl Reconciler {
         for (_, backend) in assignment.backends() {
             index::refresh(tables, backend.id);
         }
-        self.ejections.recount(tables, &assignment);
+        self.ejections
+            .recount(tables, &assignment, self.kernel.now());
         drop(assignment);
         self.progress.assignment_mut().forget_marks();
     }

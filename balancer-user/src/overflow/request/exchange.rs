@@ -45,6 +45,7 @@ pub(super) fn answer(
             begun,
             client,
             is_idempotent: is_idempotent(&head.method),
+            sends: 0,
             is_http2: head.version == Version::HTTP_2,
         };
         let request = Upgoing::new(head, Upload::from(body), &facts);
@@ -73,6 +74,9 @@ fn malformed(fault: Malformed) -> Response<Answer> {
     refusal.map(Answer::from)
 }
 
+/// How often a request is sent at most: one that makes backends fail must not go round all of them.
+const MAX_SENDS: u32 = 3;
+
 /// A request that is not answered yet, but for the request itself.
 struct Exchange {
     session: Arc<Session>,
@@ -82,6 +86,8 @@ struct Exchange {
     client: OnUpgrade,
     /// Whether a second time has the same effect as the first.
     is_idempotent: bool,
+    /// How often it has been sent to a backend.
+    sends: u32,
     /// Whether it shares its connection with others.
     is_http2: bool,
 }
@@ -107,6 +113,8 @@ impl From<Reason> for Failure {
 enum Miss {
     /// There is no connection. The request has not been sent.
     Unreachable(io::Error),
+    /// The request has not been sent, or was and may be sent again; nothing came back.
+    Unanswered(Fault),
     /// Nothing else may be tried.
     Final(Failure),
 }
@@ -153,6 +161,10 @@ impl Exchange {
                     debug!(backend = %slot.address(), %error, elapsed = ?self.visit.began().elapsed(), "cannot connect");
                     self.visit.failed(slot, &error).await?;
                 }
+                Err(Miss::Unanswered(fault)) => {
+                    debug!(backend = %slot.address(), %fault, elapsed = ?self.visit.began().elapsed(), "has not answered");
+                    self.visit.again(slot).await?;
+                }
             }
         }
     }
@@ -173,12 +185,13 @@ impl Exchange {
 
     /// Asks one backend: over a warm connection, if there is one that still works.
     async fn ask(
-        &self,
+        &mut self,
         slot: &Slot,
         request: &mut Upgoing,
     ) -> Result<(Response<()>, Download), Miss> {
         let version = request.version();
         if let Some(link) = self.session.proxy.pool.take(version.key(slot)) {
+            self.sends += 1;
             match link.ask(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(Lost::Unsent(fault)) => debug!(%fault, "a warm connection was closed"),
@@ -195,14 +208,16 @@ impl Exchange {
             Err(_) => return Err(Miss::Unreachable(io::ErrorKind::TimedOut.into())),
         };
         slot.connected();
+        self.sends += 1;
         link.ask(request).await.map_err(|lost| match lost {
-            Lost::Unsent(fault) => Miss::Unreachable(io::Error::other(fault)),
+            Lost::Unsent(fault) => Miss::Unanswered(fault),
+            Lost::Unanswered(fault) if self.may_repeat() => Miss::Unanswered(fault),
             Lost::Unanswered(fault) | Lost::Final(fault) => blame(&fault),
         })
     }
 
     fn may_repeat(&self) -> bool {
-        self.is_idempotent && Instant::now() < self.visit.ends()
+        self.is_idempotent && self.sends < MAX_SENDS && Instant::now() < self.visit.ends()
     }
 
     /// Lets the client have the answer.
