@@ -5,8 +5,8 @@
 //! and the agent's request path draw on the same word.
 
 use crate::{
-    atomic::{compare_exchange, load},
-    service::Service,
+    atomic::{compare_exchange, load, load32},
+    service::{SERVICE_RATE_LIMITED, Service},
 };
 
 /// Tries of the compare-and-swap: each one lost means that another token went.
@@ -15,16 +15,16 @@ const TRIES: u32 = 32;
 /// Whether the service has a rate limit.
 #[inline(always)]
 pub fn is_limited(service: &Service) -> bool {
-    load(&service.rate_interval_ns) != 0
+    load32(&service.flags) & SERVICE_RATE_LIMITED != 0
 }
 
 /// Takes a token. Says whether there was one.
 #[inline(always)]
 pub fn admit(service: &Service, now_ns: u64) -> bool {
-    let interval = load(&service.rate_interval_ns);
-    if interval == 0 {
+    if !is_limited(service) {
         return true;
     }
+    let interval = load(&service.rate_interval_ns);
     let most_ahead = load(&service.rate_ahead_ns);
     let mut tries = 0;
     while tries < TRIES {
@@ -47,7 +47,11 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use super::*;
-    use crate::{atomic::store, plain::Plain, service::Tables};
+    use crate::{
+        atomic::{store, store32},
+        plain::Plain,
+        service::Tables,
+    };
 
     const SECOND_NS: u64 = 1_000_000_000;
 
@@ -57,6 +61,7 @@ mod tests {
         let interval = SECOND_NS / per_second;
         store(&service.rate_ahead_ns, (burst - 1) * interval);
         store(&service.rate_interval_ns, interval);
+        store32(&service.flags, SERVICE_RATE_LIMITED);
         plain
     }
 

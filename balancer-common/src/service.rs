@@ -64,11 +64,14 @@ pub struct Service {
     /// Who waits: see [`crate::waiting`]. Writers: the connect programs and `sock_ops` (low
     /// half), agent (its queue).
     pub waiting: AtomicU64,
+    /// Which leaves have a bit set. Bit i stands for `leaves[i]`.
+    pub summary: IndexWords,
+    /// Backends that breakers keep out. Writers: see [`crate::breaker`].
+    pub ejected: AtomicU64,
+    // Up to here is one cache line, and all that an ordinary connect looks at but for a leaf's id.
     /// When a connect last found no backend available and was sent to the agent, on the
     /// monotonic clock. Writers: the connect programs.
     pub sent_at_ns: AtomicU64,
-    /// Which leaves have a bit set. Bit i stands for `leaves[i]`.
-    pub summary: IndexWords,
     /// From one token of the rate limit to the next; 0: no limit. Writer: agent.
     pub rate_interval_ns: AtomicU64,
     /// How far ahead of the clock `rate_full_at_ns` may be for a token to be given. Writer: agent.
@@ -77,8 +80,6 @@ pub struct Service {
     pub rate_full_at_ns: AtomicU64,
     /// How long a backend stays ejected before a trial. Writer: agent.
     pub breaker_open_ns: AtomicU64,
-    /// Backends that breakers keep out. Writers: see [`crate::breaker`].
-    pub ejected: AtomicU64,
     /// When to look for an ejected backend to try. Writers: see [`crate::breaker`].
     pub trial_at_ns: AtomicU64,
     /// Consecutive failures that eject a backend; 0: none do. Writer: agent.
@@ -90,6 +91,7 @@ pub struct Service {
 }
 
 const _: () = assert!(size_of::<Service>() == 376);
+const _: () = assert!(core::mem::offset_of!(Service, sent_at_ns) == 64);
 
 /// The service exists. Without it a frontend that points here is not steered.
 pub const SERVICE_PRESENT: u32 = 1;
@@ -99,6 +101,9 @@ pub const SERVICE_OVERTAKING: u32 = 2;
 pub const SERVICE_REFUSE_IN_KERNEL: u32 = 4;
 /// While the agent is gone, what it would get is refused instead of admitted over the limit.
 pub const SERVICE_REFUSE_WITHOUT_AGENT: u32 = 8;
+
+/// The service has a rate limit.
+pub const SERVICE_RATE_LIMITED: u32 = 16;
 
 /// When a slot of a service is held.
 #[repr(u32)]

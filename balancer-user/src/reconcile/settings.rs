@@ -5,8 +5,8 @@ use std::time::Duration;
 use balancer_common::{
     atomic::{load, store, store32},
     service::{
-        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL,
-        SERVICE_REFUSE_WITHOUT_AGENT, Service, Strategy,
+        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_RATE_LIMITED,
+        SERVICE_REFUSE_IN_KERNEL, SERVICE_REFUSE_WITHOUT_AGENT, Service, Strategy,
     },
 };
 
@@ -41,7 +41,7 @@ impl RecordSettings {
         if in_force != (interval_ns, ahead_ns) {
             // Off while it changes, so that no program sees half of it; and then without the debts
             // of the limit before.
-            store(&service.rate_interval_ns, 0);
+            store32(&service.flags, self.flags & !SERVICE_RATE_LIMITED);
             store(&service.rate_full_at_ns, 0);
             store(&service.rate_ahead_ns, ahead_ns);
             store(&service.rate_interval_ns, interval_ns);
@@ -66,6 +66,9 @@ impl From<&model::Service> for RecordSettings {
         }
         if service.queue.refuse.value == Refuse::Kernel {
             flags |= SERVICE_REFUSE_IN_KERNEL;
+        }
+        if service.rate_limit.value.is_some() {
+            flags |= SERVICE_RATE_LIMITED;
         }
         if service.on_agent_loss.value == OnAgentLoss::Refuse {
             flags |= SERVICE_REFUSE_WITHOUT_AGENT;

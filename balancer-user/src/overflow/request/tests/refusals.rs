@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use balancer_common::{atomic::store, service::Tables};
+use balancer_common::{
+    atomic::{load32, store, store32},
+    service::{SERVICE_RATE_LIMITED, Tables},
+};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::ground::{Backend, Front, Message, Nobody, Peer, SOON};
@@ -126,6 +129,8 @@ async fn the_rate_limit_counts_requests() {
     let hour_ns = 3600 * 1_000_000_000;
     store(&record.rate_interval_ns, hour_ns);
     store(&record.rate_ahead_ns, hour_ns);
+    let flags = load32(&record.flags) | SERVICE_RATE_LIMITED;
+    store32(&record.flags, flags);
     let mut client = front.dial().await;
     let mut statuses = Vec::new();
     for _ in 0..4 {
