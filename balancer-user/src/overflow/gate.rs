@@ -137,6 +137,7 @@ async fn backend(visit: &mut Visit) -> Result<(super::Slot, TcpStream), Reason> 
             Ok(Ok(stream)) => {
                 tracing::debug!(backend = %slot.address(), after = ?visit.began().elapsed(), "is passed on");
                 slot.connected();
+                visit.served();
                 return Ok((slot, stream));
             }
             Ok(Err(error)) => error,

@@ -1,6 +1,6 @@
 //! Why something was refused: one word each, the same in headers, metrics, API and logs.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,15 +54,6 @@ impl Reason {
             Self::NoBackends => "the service has no healthy backend",
             Self::BreakerOpen => "the backends failed too often and are given a rest",
             Self::RateLimited => "the service's rate limit is used up",
-        }
-    }
-
-    /// After how long it makes sense to ask again: whole seconds, as HTTP has them.
-    pub const fn retry_after(self) -> Duration {
-        match self {
-            Self::QueueFull | Self::QueueTimeout | Self::RateLimited => Duration::from_secs(1),
-            Self::RetriesExhausted | Self::NoBackends => Duration::from_secs(5),
-            Self::BreakerOpen => Duration::from_secs(30),
         }
     }
 }

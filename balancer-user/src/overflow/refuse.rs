@@ -40,9 +40,19 @@ pub(super) fn response(reason: Reason, view: &View) -> Response<Bytes> {
     headers.insert(REASON, HeaderValue::from_static(reason.as_str()));
     headers.insert(
         RETRY_AFTER,
-        HeaderValue::from(reason.retry_after().as_secs()),
+        HeaderValue::from(retry_after(reason, view).as_secs()),
     );
     response
+}
+
+/// After how long it makes sense to ask again, in whole seconds as HTTP has them.
+fn retry_after(reason: Reason, view: &View) -> Duration {
+    let seconds = match reason {
+        Reason::QueueFull | Reason::QueueTimeout | Reason::RateLimited => 1,
+        Reason::RetriesExhausted | Reason::NoBackends => 5,
+        Reason::BreakerOpen => view.breaker.open.value.as_secs_f64().ceil() as u64,
+    };
+    Duration::from_secs(seconds.max(1))
 }
 
 /// The answer to a request that failed for any other cause.

@@ -104,10 +104,7 @@ impl Visit {
         // Whoever waits is counted in the queue by now, and the others are on their way no more.
         self.sent = None;
         match entered {
-            Ok(Entered::Slot(slot)) => {
-                self.queue.figures().count_selected(self.began.elapsed());
-                Ok(slot)
-            }
+            Ok(Entered::Slot(slot)) => Ok(slot),
             Ok(Entered::Waiter(waiter)) => self.wait(waiter).await,
             Err(reason) => Err(self.refused(reason)),
         }
@@ -121,10 +118,7 @@ impl Visit {
         let result = waiter.slot(self.deadline).await;
         figures.count_waited(joined.elapsed());
         match result {
-            Ok(slot) => {
-                figures.count_selected(self.began.elapsed());
-                Ok(slot)
-            }
+            Ok(slot) => Ok(slot),
             Err(_) if self.attempts > 0 => Err(self.refused(Reason::RetriesExhausted)),
             Err(reason) => Err(self.refused(reason)),
         }
@@ -164,6 +158,11 @@ impl Visit {
         self.queue.figures().count_retried();
         sleep(pause).await;
         Ok(())
+    }
+
+    /// Counts that the slot's backend took the connection, or answered the request.
+    pub fn served(&self) {
+        self.queue.figures().count_selected(self.began.elapsed());
     }
 
     /// Counts a refusal; what follows is up to the caller.

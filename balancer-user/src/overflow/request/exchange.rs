@@ -46,6 +46,7 @@ pub(super) fn answer(
             client,
             is_idempotent: is_idempotent(&head.method),
             sends: 0,
+            silent: Vec::new(),
             is_http2: head.version == Version::HTTP_2,
         };
         let request = Upgoing::new(head, Upload::from(body), &facts);
@@ -88,6 +89,8 @@ struct Exchange {
     is_idempotent: bool,
     /// How often it has been sent to a backend.
     sends: u32,
+    /// Backends that took it and did not answer, by id.
+    silent: Vec<u32>,
     /// Whether it shares its connection with others.
     is_http2: bool,
 }
@@ -153,9 +156,16 @@ impl Exchange {
         self.admit()?;
         loop {
             let slot = self.visit.slot().await?;
+            if self.silent.contains(&slot.backend().0) {
+                // It has had its chance, and there is no other.
+                return Err(Failure::Backend);
+            }
             debug!(backend = %slot.address(), elapsed = ?self.visit.began().elapsed(), "has a slot");
             match self.ask(&slot, request).await {
-                Ok((head, download)) => return Ok((slot, head, download)),
+                Ok((head, download)) => {
+                    self.visit.served();
+                    return Ok((slot, head, download));
+                }
                 Err(Miss::Final(failure)) => return Err(failure),
                 Err(Miss::Unreachable(error)) => {
                     debug!(backend = %slot.address(), %error, elapsed = ?self.visit.began().elapsed(), "cannot connect");
@@ -163,6 +173,7 @@ impl Exchange {
                 }
                 Err(Miss::Unanswered(fault)) => {
                     debug!(backend = %slot.address(), %fault, elapsed = ?self.visit.began().elapsed(), "has not answered");
+                    self.silent.push(slot.backend().0);
                     self.visit.again(slot).await?;
                 }
             }

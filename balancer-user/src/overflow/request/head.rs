@@ -5,6 +5,7 @@ use hyper::{
     body::Bytes,
     header::{
         CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+        UPGRADE,
     },
     http::{request, uri::PathAndQuery},
 };
@@ -86,7 +87,9 @@ pub(super) fn prepare(
     let headers = &mut head.headers;
     let is_upgrade = head.version == Version::HTTP_11
         && seen.has(Seen::UPGRADE)
-        && hops::has_word(headers, &CONNECTION, "upgrade");
+        && hops::has_word(headers, &CONNECTION, "upgrade")
+        // HTTP/2 in a tunnel could carry many requests in one slot.
+        && !hops::has_word(headers, &UPGRADE, "h2c");
     let takes_trailers = seen.has(Seen::TE) && hops::has_word(headers, &TE, "trailers");
     hops::strip(headers, seen, is_upgrade);
     if takes_trailers {

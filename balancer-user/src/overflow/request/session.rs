@@ -191,6 +191,9 @@ pub(super) fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .max_buf_size(MAX_HEAD_BYTES)
+        // One who will send no more still waits for the answer; that a client is gone, the programs
+        // tell.
+        .half_close(true)
         .timer(TokioTimer::new());
     builder.header_read_timeout(None);
     builder

@@ -23,7 +23,9 @@ fn visit(ground: &Ground) -> Visit {
 #[tokio::test]
 async fn a_waiter_is_refused_when_its_time_is_up() {
     let ground = Ground::without_servers(1, 1, 10);
-    let held = visit(&ground).slot().await.unwrap();
+    let mut first = visit(&ground);
+    let held = first.slot().await.unwrap();
+    first.served();
     let began = Instant::now();
     let refused = visit(&ground).slot().await.unwrap_err();
     let waited = began.elapsed();

@@ -505,6 +505,13 @@ impl Front {
         self.departures.report(address, PUBLISHED_AT);
     }
 
+    /// The same with a reset.
+    pub(super) fn reset(&self, client: Peer) {
+        let address = client.stream.local_addr().expect("it is connected");
+        client.reset();
+        self.departures.report(address, PUBLISHED_AT);
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }

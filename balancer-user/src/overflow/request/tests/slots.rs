@@ -150,8 +150,10 @@ async fn clients_that_go_while_they_wait_leave_the_queue_at_once() {
     }
     let mut stays = waiters.remove(3);
     // One of them by a reset, the others as usual.
-    waiters.remove(0).reset();
-    drop(waiters);
+    front.reset(waiters.remove(0));
+    for waiter in waiters {
+        front.close(waiter);
+    }
     front.waiting(1).await;
     permits.add_permits(2);
     assert_eq!(served.message().await.unwrap().status(), 200);
@@ -191,7 +193,7 @@ async fn a_client_that_goes_before_its_answer_gives_its_slot_back_and_its_backen
     let mut client = front.dial().await;
     client.send(HELLO).await;
     until("the backend is asked", || backend.requests().len() == 1).await;
-    drop(client);
+    front.close(client);
     front.settled().await;
     permits.add_permits(2);
     // What it would have answered is not the next one's answer.
@@ -216,8 +218,8 @@ async fn a_client_that_goes_amid_its_answer_gives_its_slot_back_and_its_backend_
         client.through("piece").await.unwrap();
         assert_eq!(front.ground.inflight(), 1);
         match how {
-            "close" => drop(client),
-            _ => client.reset(),
+            "close" => front.close(client),
+            _ => front.reset(client),
         }
         front.settled().await;
         until("the backend is told", || backend.open() == 0).await;
@@ -277,4 +279,24 @@ async fn requests_in_flight_finish_when_the_agent_stops() {
     stopping.await.unwrap();
     front.settled().await;
     until("warm connections are closed", || backend.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_will_send_no_more_keeps_its_place_and_gets_its_answer() {
+    let permits = Arc::new(Semaphore::new(0));
+    let backend = waiting(&permits).await;
+    let front = Front::new(&[backend.address]).await;
+    let mut first = front.dial().await;
+    first.send(HELLO).await;
+    first.finish().await;
+    until("the backend is asked", || backend.requests().len() == 1).await;
+    let mut second = front.dial().await;
+    second.send(HELLO).await;
+    second.finish().await;
+    front.waiting(1).await;
+    assert_eq!(front.ground.inflight(), 1);
+    permits.add_permits(2);
+    assert_eq!(first.message().await.unwrap().status(), 200);
+    assert_eq!(second.message().await.unwrap().status(), 200);
+    front.settled().await;
 }
