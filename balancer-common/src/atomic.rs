@@ -70,6 +70,12 @@ mod word {
         // SAFETY: as in `fetch_add`.
         unsafe { atomic_cxchg::<u64, { SEQ_CST }, { SEQ_CST }>(word.as_ptr(), current, new).1 }
     }
+
+    #[inline(always)]
+    pub(super) fn compare_exchange32(word: &super::AtomicU32, current: u32, new: u32) -> bool {
+        // SAFETY: as in `fetch_add`.
+        unsafe { atomic_cxchg::<u32, { SEQ_CST }, { SEQ_CST }>(word.as_ptr(), current, new).1 }
+    }
 }
 
 #[cfg(target_arch = "bpf")]
@@ -99,12 +105,17 @@ mod half_word {
             // SAFETY: as in `load`.
             unsafe { self.0.get().write_volatile(value) }
         }
+
+        #[inline(always)]
+        pub(super) fn as_ptr(&self) -> *mut u32 {
+            self.0.get()
+        }
     }
 }
 
 #[cfg(not(target_arch = "bpf"))]
 mod word {
-    use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
     #[inline(always)]
     pub(super) fn load(word: &AtomicU64) -> u64 {
@@ -138,6 +149,11 @@ mod word {
 
     #[inline(always)]
     pub(super) fn compare_exchange(word: &AtomicU64, current: u64, new: u64) -> bool {
+        word.compare_exchange(current, new, SeqCst, SeqCst).is_ok()
+    }
+
+    #[inline(always)]
+    pub(super) fn compare_exchange32(word: &AtomicU32, current: u32, new: u32) -> bool {
         word.compare_exchange(current, new, SeqCst, SeqCst).is_ok()
     }
 }
@@ -196,4 +212,10 @@ pub fn load32(word: &AtomicU32) -> u32 {
 #[inline(always)]
 pub fn store32(word: &AtomicU32, value: u32) {
     word.store(value, Ordering::SeqCst);
+}
+
+/// Stores `new` if the field is still `current`; says whether it did.
+#[inline(always)]
+pub fn compare_exchange32(word: &AtomicU32, current: u32, new: u32) -> bool {
+    word::compare_exchange32(word, current, new)
 }

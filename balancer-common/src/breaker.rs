@@ -38,6 +38,9 @@ pub fn failed<T: Tables>(tables: &T, service_id: u32, id: u32, now_ns: u64) -> F
     };
     let most = load32(&service.breaker_failures);
     let failures = load32(&backend.failures).saturating_add(1);
+    if failures == 1 {
+        store(&backend.failing_since_ns, now_ns);
+    }
     // Two at once may count as one; the next one makes up for it.
     store32(&backend.failures, failures);
     if is_ejected(backend) {
@@ -91,6 +94,16 @@ pub fn is_ejected(backend: &Backend) -> bool {
 #[inline(always)]
 pub fn may_try(service: &Service, now_ns: u64) -> bool {
     load(&service.ejected) != 0 && now_ns >= load(&service.trial_at_ns)
+}
+
+/// [`trial`], as often as is worth it.
+#[inline(always)]
+pub fn trial_if_due<T: Tables>(tables: &T, service_id: u32, side: Side) -> Option<u32> {
+    let now_ns = tables.now_ns();
+    if !may_try(tables.service(service_id)?, now_ns) {
+        return None;
+    }
+    trial(tables, service_id, now_ns, side)
 }
 
 /// Takes a slot on an ejected backend whose time is up, for the one connection
@@ -224,7 +237,7 @@ mod tests {
         assert_eq!(fail(&plain, 0, 2, 1), Failure::Counted);
         assert_eq!(fail(&plain, 0, 1, 1), Failure::Ejected);
         for _ in 0..3 {
-            let taken = select::idle_first(&plain, 0, Side::Kernel).unwrap();
+            let taken = select::choose(&plain, 0, 0, Side::Kernel).unwrap();
             assert_eq!(taken.backend, 1);
             select::give_back(&plain, 1, Side::Kernel);
         }
@@ -262,7 +275,7 @@ mod tests {
         assert_eq!(ejected(&plain), 0);
         select::give_back(&plain, 0, Side::Kernel);
         let chosen: Vec<_> = (0..2)
-            .map(|_| select::idle_first(&plain, 0, Side::Kernel).unwrap().backend)
+            .map(|_| select::choose(&plain, 0, 0, Side::Kernel).unwrap().backend)
             .collect();
         assert!(chosen.contains(&0), "{chosen:?}");
     }

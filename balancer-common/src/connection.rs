@@ -18,6 +18,12 @@ pub struct Connection {
     /// When the connect program chose the backend (or, for a connection to the agent, when it
     /// was published), on the monotonic clock.
     pub steered_at_ns: u64,
+    /// When the SYN went, on the monotonic clock; once the connection stands, how long that took.
+    /// Writer: `sock_ops`, for connections that are measured.
+    pub connect_ns: u64,
+    /// While a response is awaited: when the first byte of the request went, less `connect_ns`;
+    /// else 0. Writers: `sock_ops`, and the program that sees the response.
+    pub awaited_since_ns: AtomicU64,
     /// Id of the service that was dialled.
     pub service: u32,
     /// Id of the backend that was chosen.
@@ -44,7 +50,7 @@ pub struct Connection {
     pub reserved: [u16; 2],
 }
 
-const _: () = assert!(size_of::<Connection>() == 88);
+const _: () = assert!(size_of::<Connection>() == 104);
 
 /// The socket holds no slot.
 pub const HELD_NOTHING: u64 = 0;
@@ -61,6 +67,10 @@ pub const HELD_FLOW: u64 = 3;
 pub const STEERED_ESTABLISHED: u16 = 1;
 /// It was steered to the agent.
 pub const STEERED_TO_AGENT: u16 = 2;
+/// It was steered to the leader of its service.
+pub const STEERED_TO_LEADER: u16 = 4;
+/// Its response time is to be measured.
+pub const STEERED_MEASURED: u16 = 8;
 
 /// Key of OVERFLOW_FLOWS: where a connection to the agent comes from.
 #[repr(C)]
@@ -82,13 +92,15 @@ const _: () = assert!(size_of::<Flow>() == 20);
 pub struct FlowTarget {
     /// When it was steered, on the monotonic clock.
     pub steered_at_ns: u64,
+    /// Identity of the client: the cookie of its network namespace.
+    pub client: u64,
     /// Id of the service.
     pub service: u32,
     /// Keeps the value free of padding; always 0.
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<FlowTarget>() == 16);
+const _: () = assert!(size_of::<FlowTarget>() == 24);
 
 /// Value of AGENT: what the programs need to know about the agent.
 #[repr(C)]

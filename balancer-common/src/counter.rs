@@ -30,7 +30,13 @@ pub enum ServiceCounter {
     HeldNs = 11,
     /// Backends shut out by their breaker.
     Ejected = 12,
+    /// Sum of the squares of the times of [`Self::HeldNs`], each in units of 2^[`HELD_UNIT_BITS`]
+    /// ns.
+    HeldSquares = 13,
 }
+
+/// See [`ServiceCounter::HeldSquares`]: 16.4 µs, so that days of full load fit.
+pub const HELD_UNIT_BITS: u32 = 14;
 
 /// Counters in one row; some are kept free for what comes.
 pub const SERVICE_COUNTERS: usize = 16;

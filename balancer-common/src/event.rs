@@ -9,7 +9,8 @@ pub struct Event {
     /// When, on the monotonic clock.
     pub at_ns: u64,
     /// When the connection was steered or published, if one is concerned: with the client's
-    /// address it means this connection and no other.
+    /// address it means this connection and no other. For [`EventKind::Elected`] and
+    /// [`EventKind::FailedOver`]: since when there was no leader.
     pub steered_at_ns: u64,
     /// An [`EventKind`].
     pub kind: u32,
@@ -45,6 +46,10 @@ pub enum EventKind {
     TrialFailed = 5,
     /// A connect was steered to a backend. Only a sample of them is reported.
     Steered = 6,
+    /// A backend became the leader of a service. `steered_at_ns` is 0 if it is the first.
+    Elected = 7,
+    /// The first connection to a new leader stands.
+    FailedOver = 8,
 }
 
 impl EventKind {
@@ -57,6 +62,8 @@ impl EventKind {
             4 => Self::Readmitted,
             5 => Self::TrialFailed,
             6 => Self::Steered,
+            7 => Self::Elected,
+            8 => Self::FailedOver,
             _ => return None,
         })
     }

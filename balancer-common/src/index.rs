@@ -48,12 +48,19 @@ pub enum Found {
     Stale,
 }
 
-/// Finds the first set bit at or after position `from`, cyclically.
+/// Finds the first set bit at or after position `from`, cyclically, in those leaves whose bit is
+/// set in `leaves`.
 #[inline(always)]
-pub fn next<T: Tables>(tables: &T, service: &Service, index: Index, from: u32) -> Found {
+pub fn next<T: Tables>(
+    tables: &T,
+    service: &Service,
+    index: Index,
+    from: u32,
+    leaves: u64,
+) -> Found {
     let from = from as usize & (MAX_BACKENDS_PER_SERVICE - 1);
     let first = (from / LEAF_POSITIONS) as u32;
-    let summary = load(service.summary.of(index));
+    let summary = load(service.summary.of(index)) & leaves;
     if summary == 0 {
         return Found::Nothing;
     }
@@ -72,6 +79,56 @@ pub fn next<T: Tables>(tables: &T, service: &Service, index: Index, from: u32) -
     }
     clear_summary(tables, service, index, number);
     Found::Stale
+}
+
+/// Draws a set bit at random, uniformly within a leaf: first one of the leaves that have any
+/// (of those whose bit is set in `leaves`), then one of its bits.
+#[inline(always)]
+pub fn draw<T: Tables>(tables: &T, service: &Service, index: Index, leaves: u64) -> Found {
+    let summary = load(service.summary.of(index)) & leaves;
+    if summary == 0 {
+        return Found::Nothing;
+    }
+    let number = random_bit(tables, summary) & (SERVICE_LEAVES as u32 - 1);
+    let word = leaf_word(tables, service, index, number);
+    if word != 0 {
+        let place = random_bit(tables, word);
+        return Found::At(black_box(number * LEAF_POSITIONS as u32 + place));
+    }
+    clear_summary(tables, service, index, number);
+    Found::Stale
+}
+
+/// Whether the bit of a position is set.
+#[inline(always)]
+pub fn is_set<T: Tables>(tables: &T, service: &Service, index: Index, position: u32) -> bool {
+    let number = position / LEAF_POSITIONS as u32;
+    leaf_word(tables, service, index, number) >> (position as usize % LEAF_POSITIONS) & 1 != 0
+}
+
+/// The place of one of a word's set bits, at random; the word is not 0.
+#[inline(always)]
+fn random_bit<T: Tables>(tables: &T, word: u64) -> u32 {
+    let number = (tables.random() as u64 * word.count_ones() as u64) >> 32;
+    place_of_set_bit(word, number as i64)
+}
+
+/// The place of the set bit that has so many set bits below it. By halves, and without branches:
+/// the verifier would follow every way through them.
+#[inline(always)]
+fn place_of_set_bit(word: u64, number: i64) -> u32 {
+    let (mut place, mut left) = (0u32, number);
+    let mut half = LEAF_POSITIONS as u32 / 2;
+    while half != 0 {
+        let lower = word >> place & ((1 << half) - 1);
+        let count = lower.count_ones() as i64;
+        // All ones if the bit is not in the lower half, else 0.
+        let beyond = black_box((count - left - 1) >> 63);
+        left -= count & beyond;
+        place += half & beyond as u32;
+        half /= 2;
+    }
+    place
 }
 
 /// The position of the lowest set bit of a leaf's word. It is hidden from the
@@ -198,5 +255,20 @@ fn leaf_word<T: Tables>(tables: &T, service: &Service, index: Index, number: u32
     {
         Some(leaf) => load(leaf.index.of(index)),
         None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place_of_set_bit;
+
+    #[test]
+    fn every_set_bit_is_found_by_its_number() {
+        for word in [1, u64::MAX, 1 << 63, 0x8000_0001, 0xf0f0_1234_0000_00ff] {
+            let places = (0..64).filter(|place| word >> place & 1 != 0);
+            for (number, place) in places.enumerate() {
+                assert_eq!(place_of_set_bit(word, number as i64), place, "{word:x}");
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns the layout of every map, the word that counts a backend's slots, the
 //! index of idle backends, the choice of a backend, its breaker, the word that
-//! counts who waits, and the rate limit. All of it is pure
+//! counts who waits, the rate limit, response times, and what binds a client to a backend. All of
+//! it is pure
 //! `no_std` code that compiles for the kernel and for the host alike, so the
 //! code that property tests drive is the code that runs inside `connect()`.
 //!
@@ -16,7 +17,11 @@
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(target_arch = "bpf", allow(internal_features))]
 
+#[cfg(not(target_arch = "bpf"))]
+extern crate alloc;
+
 pub mod address;
+pub mod affinity;
 pub mod atomic;
 pub mod breaker;
 pub mod connection;
@@ -28,9 +33,11 @@ pub mod maps;
 #[cfg(any(test, feature = "plain"))]
 pub mod plain;
 pub mod rate;
+pub mod response;
 pub mod select;
 pub mod service;
 pub mod slot;
+pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod waiting;

@@ -5,7 +5,7 @@
 
 /// Version of everything in this crate that lies in a map. Raised by any change
 /// to a layout, a name, a flag's meaning or a counter's place.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Services at most; ids are 0..MAX_SERVICES.
 pub const MAX_SERVICES: u32 = 16_384;
@@ -22,6 +22,11 @@ pub const MAX_MEMBERSHIPS: usize = 8;
 
 /// Connections on their way to the agent at most, over all services.
 pub const MAX_FLOWS: u32 = 65_536;
+/// Clients that are bound to a backend at most, over all services; beyond that the one that was
+/// bound the longest ago is forgotten.
+pub const MAX_AFFINITIES: u32 = 65_536;
+/// Positions in a table at most.
+pub const MAX_TABLE_POSITIONS: u32 = 65_536;
 /// Bytes of the ring buffer.
 pub const EVENT_BYTES: u32 = 1 << 20;
 
@@ -47,6 +52,10 @@ pub const AGENT: &str = "AGENT";
 pub const OVERFLOW_FLOWS: &str = "OVERFLOW_FLOWS";
 /// [`LISTENER_V4`] and [`LISTENER_V6`] → the agent's listening sockets.
 pub const OVERFLOW_SOCK: &str = "OVERFLOW_SOCK";
+/// Service id → its [`crate::table`], an array of words.
+pub const TABLES: &str = "TABLES";
+/// [`crate::affinity::Binding`] → [`crate::affinity::Bound`].
+pub const AFFINITY: &str = "AFFINITY";
 /// Ring buffer of [`crate::event::Event`]s.
 pub const EVENTS: &str = "EVENTS";
 

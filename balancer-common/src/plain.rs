@@ -13,7 +13,9 @@ pub struct Plain {
     services: Vec<Service>,
     leaves: Vec<Leaf>,
     backends: Vec<Backend>,
+    tables: Vec<Vec<AtomicU64>>,
     random: AtomicU64,
+    now_ns: AtomicU64,
 }
 
 impl Plain {
@@ -23,8 +25,20 @@ impl Plain {
             services: (0..services).map(|_| empty_service()).collect(),
             leaves: (0..leaves).map(|_| empty_leaf()).collect(),
             backends: (0..backends).map(|_| empty_backend()).collect(),
+            tables: (0..services).map(|_| Vec::new()).collect(),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
+            now_ns: AtomicU64::new(1),
         }
+    }
+
+    /// Gives a service a table of positions.
+    pub fn set_table(&mut self, service: u32, words: Vec<u64>) {
+        self.tables[service as usize] = words.into_iter().map(AtomicU64::new).collect();
+    }
+
+    /// Sets the clock.
+    pub fn set_now(&self, now_ns: u64) {
+        self.now_ns.store(now_ns, Ordering::Relaxed);
     }
 
     /// One service, id 0, whose backend i stands at position i with so many
@@ -70,6 +84,15 @@ impl Tables for Plain {
         self.backends.get(id as usize)
     }
 
+    fn table_word(&self, service: u32, index: u32) -> Option<u64> {
+        let word = self.tables.get(service as usize)?.get(index as usize)?;
+        Some(word.load(Ordering::Relaxed))
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns.load(Ordering::Relaxed)
+    }
+
     /// SplitMix64 (Steele, Lea, Flood; OOPSLA 2014): the same sequence every time.
     fn random(&self) -> u32 {
         let mut z = self
@@ -110,6 +133,11 @@ fn empty_service() -> Service {
         trial_at_ns: AtomicU64::new(0),
         breaker_failures: zero(),
         trial_cursor: zero(),
+        turn: AtomicU64::new(0),
+        leader: AtomicU64::new(0),
+        leaderless_since_ns: AtomicU64::new(0),
+        affinity_ns: AtomicU64::new(0),
+        near: std::array::from_fn(|_| AtomicU64::new(0)),
         leaves: zeros::<SERVICE_LEAVES>(),
     }
 }
@@ -132,10 +160,12 @@ fn empty_backend() -> Backend {
         port: zero(),
         failures: zero(),
         ejected_until_ns: AtomicU64::new(0),
+        warm_at_ns: AtomicU64::new(0),
+        cold_at_ns: AtomicU64::new(0),
+        failing_since_ns: AtomicU64::new(0),
         response_time_ns: AtomicU64::new(0),
         response_time_at_ns: AtomicU64::new(0),
         steered: AtomicU64::new(0),
-        location: zeros(),
         memberships: std::array::from_fn(|_| AtomicU64::new(0)),
     }
 }

@@ -6,6 +6,9 @@
 //! endpoint change costs the same in a service of ten backends and of
 //! thousands, and nothing is ever swapped under a running program.
 //!
+//! Backends that are near the clients of this node stand in leaves of their own,
+//! so that a mask of leaves is all that locality needs.
+//!
 //! SERVICES, LEAVES and BACKENDS are mapped into the agent's memory, so every
 //! field is an atomic. Each says who writes it: *agent* means `reconcile`,
 //! *slots* means whoever takes or gives back a slot (kernel and agent).
@@ -14,7 +17,7 @@ use crate::{
     address::{Address, Port},
     atomic::{AtomicU32, AtomicU64, load, load32},
     maps::{MAX_BACKENDS_PER_SERVICE, MAX_MEMBERSHIPS},
-    select::{Attempt, Load},
+    select::{Attempt, By, Load, Search, Taker},
     slot::{Side, Want},
 };
 
@@ -86,11 +89,23 @@ pub struct Service {
     pub breaker_failures: AtomicU32,
     /// Position at which the next look begins. Writers: see [`crate::breaker`].
     pub trial_cursor: AtomicU32,
+    /// Turns taken of a weighted turn. Writers: slots.
+    pub turn: AtomicU64,
+    /// Who leads: see [`crate::select::leader`]. Writers: whoever elects, kernel and agent.
+    pub leader: AtomicU64,
+    /// Since when the service has been without the leader that it had before, on the monotonic
+    /// clock; 0: it is not. Writers: whoever elects; the first connection that stands ends it.
+    pub leaderless_since_ns: AtomicU64,
+    /// How long a client without connections stays bound to its backend. Writer: agent.
+    pub affinity_ns: AtomicU64,
+    /// Leaves of near backends, from the nearest circle to the widest; each circle includes the
+    /// one before. Bit i stands for `leaves[i]`. Writer: agent.
+    pub near: [AtomicU64; CIRCLES],
     /// Leaf id plus one, or [`NONE`]. Writer: agent.
     pub leaves: [AtomicU32; SERVICE_LEAVES],
 }
 
-const _: () = assert!(size_of::<Service>() == 376);
+const _: () = assert!(size_of::<Service>() == 424);
 const _: () = assert!(core::mem::offset_of!(Service, sent_at_ns) == 64);
 
 /// The service exists. Without it a frontend that points here is not steered.
@@ -101,9 +116,22 @@ pub const SERVICE_OVERTAKING: u32 = 2;
 pub const SERVICE_REFUSE_IN_KERNEL: u32 = 4;
 /// While the agent is gone, what it would get is refused instead of admitted over the limit.
 pub const SERVICE_REFUSE_WITHOUT_AGENT: u32 = 8;
-
 /// The service has a rate limit.
 pub const SERVICE_RATE_LIMITED: u32 = 16;
+/// Clients are bound to the backend that they had last.
+pub const SERVICE_AFFINITY: u32 = 32;
+/// Near backends come first.
+pub const SERVICE_LOCAL: u32 = 64;
+/// The response times of its backends are measured.
+pub const SERVICE_MEASURED: u32 = 128;
+
+/// Its backends may be warming up.
+pub const SERVICE_WARMS_UP: u32 = 256;
+
+/// Circles of near backends: those on the client's node, those in its zone.
+pub const CIRCLES: usize = 2;
+/// A mask of all leaves.
+pub const ALL_LEAVES: u64 = u64::MAX;
 
 /// When a slot of a service is held.
 #[repr(u32)]
@@ -121,6 +149,45 @@ pub enum Admission {
 pub enum Strategy {
     /// An idle backend, or else the least loaded that constant time can find.
     IdleFirst = 0,
+    /// The backend with the fewest slots taken.
+    LeastConnections = 1,
+    /// The next in turn.
+    RoundRobin = 2,
+    /// The next in a smooth turn by weight.
+    WeightedRoundRobin = 3,
+    /// Any, uniformly.
+    Random = 4,
+    /// The less loaded of two random ones.
+    TwoChoices = 5,
+    /// The one with the lowest expected response time.
+    LeastResponseTime = 6,
+    /// By the client's identity.
+    ConsistentHash = 7,
+    /// The one leader.
+    Leader = 8,
+}
+
+impl Strategy {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::IdleFirst,
+        Self::LeastConnections,
+        Self::RoundRobin,
+        Self::WeightedRoundRobin,
+        Self::Random,
+        Self::TwoChoices,
+        Self::LeastResponseTime,
+        Self::ConsistentHash,
+        Self::Leader,
+    ];
+
+    /// The strategy with this number.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        if (number as usize) < Self::ALL.len() {
+            return Some(Self::ALL[number as usize]);
+        }
+        None
+    }
 }
 
 /// Value of LEAVES: 64 positions of one service.
@@ -159,20 +226,26 @@ pub struct Backend {
     /// Until when a breaker keeps the backend out, on the monotonic clock; 0: it does not.
     /// Writers: see [`crate::breaker`].
     pub ejected_until_ns: AtomicU64,
-    /// Moving average of the response time. Writer: `sock_ops`.
+    /// When the backend takes its full share, on the monotonic clock; 0: it does. Writer: agent.
+    pub warm_at_ns: AtomicU64,
+    // Up to here is one cache line, and all that an ordinary connect looks at.
+    /// Since when the share of a backend that warms up grows. Writer: agent.
+    pub cold_at_ns: AtomicU64,
+    /// When the first of `failures` was. Writers: see [`crate::breaker`].
+    pub failing_since_ns: AtomicU64,
+    /// Moving average of the response time: see [`crate::response`].
     pub response_time_ns: AtomicU64,
-    /// When `response_time_ns` was last updated. Writer: `sock_ops`.
+    /// When `response_time_ns` was last updated.
     pub response_time_at_ns: AtomicU64,
     /// Connects steered here since the id stands for this address. Writer: slots.
     pub steered: AtomicU64,
-    /// Id of the backend's node and zone, for locality. Writer: agent.
-    pub location: [AtomicU32; 2],
     /// The positions where this backend stands: [`Membership`] words; 0: none.
     /// Writer: agent.
     pub memberships: [AtomicU64; MAX_MEMBERSHIPS],
 }
 
-const _: () = assert!(size_of::<Backend>() == 152);
+const _: () = assert!(size_of::<Backend>() == 168);
+const _: () = assert!(core::mem::offset_of!(Backend, cold_at_ns) == 64);
 
 /// Probes found the backend unhealthy.
 pub const STATE_UNHEALTHY: u32 = 1;
@@ -238,7 +311,23 @@ impl Backend {
         load32(&self.state) == 0 && load(&self.ejected_until_ns) == 0
     }
 
+    /// Whether the backend belongs to the service.
+    #[inline(always)]
+    pub fn is_in(&self, service: u32) -> bool {
+        let mut place = 0;
+        while place < MAX_MEMBERSHIPS {
+            match Membership(load(&self.memberships[place])).parts() {
+                Some((id, _)) if id == service => return true,
+                Some(_) => {}
+                None => return false,
+            }
+            place += 1;
+        }
+        false
+    }
+
     /// Slots taken, by the kernel and by the agent.
+    #[inline(always)]
     pub fn inflight(&self) -> u64 {
         crate::slot::total(load(&self.inflight))
     }
@@ -262,8 +351,13 @@ pub trait Tables {
     fn leaf(&self, id: u32) -> Option<&Leaf>;
     /// The backend with this id.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// One word of the service's table of positions, if it has one that long: see
+    /// [`crate::table`].
+    fn table_word(&self, service: u32, index: u32) -> Option<u64>;
     /// Thirty-two random bits.
     fn random(&self) -> u32;
+    /// The monotonic clock, good to a scheduler tick.
+    fn now_ns(&self) -> u64;
 
     // The steps of selection are methods so that the kernel can override them
     // with functions of its own, which the verifier looks at once instead of at
@@ -277,13 +371,69 @@ pub trait Tables {
     {
         crate::index::refresh(self, backend);
     }
-    /// See [`crate::select::attempt`].
+    /// See [`crate::select::within`].
     #[inline(always)]
-    fn attempt(&self, service: u32, from: u32, want: Want, side: Side) -> Attempt
+    fn within(&self, service: u32, client: u64, leaves: u64, taker: Taker) -> Attempt
     where
         Self: Sized,
     {
-        crate::select::attempt(self, service, from, want, side)
+        crate::select::within(self, service, client, leaves, taker)
+    }
+    /// See [`crate::select::take_next`].
+    #[inline(always)]
+    fn take_next(&self, search: &Search) -> Attempt
+    where
+        Self: Sized,
+    {
+        crate::select::take_next(self, search)
+    }
+    /// See [`crate::select::take_at`].
+    #[inline(always)]
+    fn take_at(&self, service: u32, position: u32, want: Want, taker: Taker) -> Attempt
+    where
+        Self: Sized,
+    {
+        crate::select::take_at(self, service, position, want, taker)
+    }
+    /// See [`crate::select::draw`].
+    #[inline(always)]
+    fn draw(&self, service: u32, leaves: u64) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::select::draw(self, service, leaves)
+    }
+    /// See [`crate::select::next_available`].
+    #[inline(always)]
+    fn next_available(&self, service: u32, from: u32, leaves: u64) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::select::next_available(self, service, from, leaves)
+    }
+    /// See [`crate::select::best`].
+    #[inline(always)]
+    fn best(&self, service: u32, by: By, leaves: u64) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::select::best(self, service, by, leaves)
+    }
+    /// See [`crate::select::best_in_leaf`].
+    #[inline(always)]
+    fn best_in_leaf(&self, service: u32, number: u32, start: u32, by: By) -> u64
+    where
+        Self: Sized,
+    {
+        crate::select::best_in_leaf(self, service, number, start, by)
+    }
+    /// See [`crate::select::score`].
+    #[inline(always)]
+    fn score(&self, leaf: u32, place: u32, by: By, now_ns: u64) -> u64
+    where
+        Self: Sized,
+    {
+        crate::select::score(self, leaf, place, by, now_ns)
     }
     /// See [`crate::select::load_at`].
     #[inline(always)]
@@ -293,6 +443,14 @@ pub trait Tables {
     {
         crate::select::load_at(self, service, position)
     }
+    /// See [`crate::select::elect`].
+    #[inline(always)]
+    fn elect(&self, service: u32, side: Side) -> u64
+    where
+        Self: Sized,
+    {
+        crate::select::elect(self, service, side)
+    }
     /// See [`crate::select::usable_in_leaf`].
     #[inline(always)]
     fn usable_in_leaf(&self, service: u32, number: u32) -> Option<u32>
@@ -301,6 +459,14 @@ pub trait Tables {
     {
         crate::select::usable_in_leaf(self, service, number)
     }
+    /// See [`crate::breaker::trial`].
+    #[inline(always)]
+    fn trial(&self, service: u32, side: Side) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::breaker::trial_if_due(self, service, side)
+    }
     /// See [`crate::breaker::try_position`].
     #[inline(always)]
     fn try_position(&self, service: u32, position: u32, now_ns: u64, side: Side) -> Option<u32>
@@ -308,13 +474,5 @@ pub trait Tables {
         Self: Sized,
     {
         crate::breaker::try_position(self, service, position, now_ns, side)
-    }
-    /// See [`crate::select::least_of_four`].
-    #[inline(always)]
-    fn least_of_four(&self, service: u32) -> Option<u32>
-    where
-        Self: Sized,
-    {
-        crate::select::least_of_four(self, service)
     }
 }

@@ -42,6 +42,26 @@ pub enum Want {
     Idle,
     /// Any slot that is left.
     Available,
+    /// The same, even of a backend that still warms up.
+    Anything,
+}
+
+impl Want {
+    /// As a number, in which form it crosses a function of the kernel's own.
+    #[inline(always)]
+    pub const fn into_number(self) -> u32 {
+        self as u32
+    }
+
+    /// Reads [`Want::into_number`].
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Idle,
+            1 => Self::Available,
+            _ => Self::Anything,
+        }
+    }
 }
 
 /// Why no slot was taken.
@@ -122,5 +142,5 @@ pub fn give_back(backend: &Backend, side: Side) -> Option<u64> {
 fn is_open(backend: &Backend, want: Want, taken: u64) -> bool {
     backend.is_usable()
         && taken < load32(&backend.granted) as u64
-        && (taken == 0 || matches!(want, Want::Available))
+        && (taken == 0 || !matches!(want, Want::Idle))
 }

@@ -6,18 +6,38 @@ use std::{
     thread,
 };
 
-use proptest::prelude::*;
+use proptest::prelude::{
+    Just, any, prop, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest,
+};
+use proptest::strategy::Strategy as _;
 
 use crate::{
     atomic::load,
     plain::Plain,
-    select::{self, Refusal, Taken, give_back, idle_first},
-    service::{LEAF_POSITIONS, STATE_DRAINING, STATE_UNHEALTHY, Tables},
+    select::{self, Refusal, Taken, give_back},
+    service::{LEAF_POSITIONS, STATE_DRAINING, STATE_UNHEALTHY, Strategy, Tables},
     slot::Side,
+    table::{self, Kind},
 };
 
 fn take(plain: &Plain) -> Result<Taken, Refusal> {
-    idle_first(plain, 0, Side::Kernel)
+    select::choose(plain, 0, 0, Side::Kernel)
+}
+
+/// One service with this strategy, and the table that the strategy needs.
+pub(crate) fn service_with(strategy: Strategy, granted: &[u32]) -> Plain {
+    let mut plain = Plain::one_service(granted);
+    let service = plain.service(0).unwrap();
+    service.strategy.store(strategy as u32, Ordering::SeqCst);
+    let all: Vec<_> = (0..granted.len() as u16).collect();
+    let kind = match strategy {
+        Strategy::WeightedRoundRobin => Kind::Turns,
+        Strategy::ConsistentHash => Kind::Maglev,
+        Strategy::Leader => Kind::Ranking,
+        _ => return plain,
+    };
+    plain.set_table(0, table::words(kind, &all));
+    plain
 }
 
 fn inflight(plain: &Plain, id: u32) -> u64 {
@@ -73,7 +93,7 @@ enum Step {
     Grant(prop::sample::Index, u32),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl prop::strategy::Strategy<Value = Vec<Step>> {
     let states = prop::sample::select(vec![0, 0, STATE_UNHEALTHY, STATE_DRAINING]);
     let step = prop_oneof![
         5 => Just(Step::Take),
@@ -90,9 +110,10 @@ proptest! {
     #[test]
     fn selection_agrees_with_looking_at_every_backend(
         granted in prop::collection::vec(0..4u32, 1..200),
+        strategy in prop::sample::select(Strategy::ALL.to_vec()),
         steps in steps(),
     ) {
-        let plain = Plain::one_service(&granted);
+        let plain = service_with(strategy, &granted);
         let all = 0..granted.len() as u32;
         let mut held = Vec::new();
         for step in steps {
@@ -106,13 +127,16 @@ proptest! {
                     match take(&plain) {
                         Ok(taken) => {
                             prop_assert!(open.contains(&taken.backend));
-                            prop_assert_eq!(taken.was_idle, !idle.is_empty());
-                            prop_assert!(idle.is_empty() || idle.contains(&taken.backend));
+                            prop_assert_eq!(taken.was_idle(), idle.contains(&taken.backend));
+                            if matches!(strategy, Strategy::IdleFirst | Strategy::LeastConnections) {
+                                prop_assert!(idle.is_empty() || taken.was_idle());
+                            }
                             held.push(taken.backend);
                         }
                         Err(refusal) => {
                             prop_assert_eq!(refusal, Refusal::NoneAvailable);
-                            prop_assert!(open.is_empty());
+                            let leader = select::leader_of(&plain, 0);
+                            prop_assert!(open.is_empty() || leader.is_some_and(|it| !open.contains(&it.id)));
                         }
                     }
                 }
@@ -173,7 +197,7 @@ fn rotation_is_fair_when_the_idle_change() {
             give_back(&plain, held.swap_remove(place), Side::Kernel).unwrap();
         }
         let taken = take(&plain).unwrap();
-        assert!(taken.was_idle);
+        assert!(taken.was_idle());
         picks[taken.backend as usize] += 1;
         held.push(taken.backend);
     }
@@ -203,7 +227,7 @@ fn a_shared_backend_is_as_good_as_the_best_of_four() {
     let mut ranks = 0;
     for _ in 0..PICKS {
         let taken = take(&plain).unwrap();
-        assert!(!taken.was_idle);
+        assert!(!taken.was_idle());
         ranks += u64::from(taken.backend);
         give_back(&plain, taken.backend, Side::Kernel).unwrap();
     }
@@ -215,10 +239,16 @@ fn a_shared_backend_is_as_good_as_the_best_of_four() {
 /// lost, every bit right in the end.
 #[test]
 fn limits_hold_under_many_threads() {
+    for strategy in Strategy::ALL {
+        limits_hold(strategy);
+    }
+}
+
+fn limits_hold(strategy: Strategy) {
     const THREADS: u32 = 8;
-    const ROUNDS: u32 = 20_000;
+    const ROUNDS: u32 = 8_000;
     let granted = [1, 1, 3, 1, 2, 1, 3, 1];
-    let plain = Plain::one_service(&granted);
+    let plain = service_with(strategy, &granted);
     let serving: Vec<_> = granted.iter().map(|_| AtomicU32::new(0)).collect();
     let refused = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -231,13 +261,17 @@ fn limits_hold_under_many_threads() {
                     Side::Agent
                 };
                 for round in 0..ROUNDS {
-                    let Ok(taken) = idle_first(plain, 0, side) else {
+                    let client = u64::from(round);
+                    let Ok(taken) = select::choose(plain, 0, client, side) else {
                         refused.fetch_add(1, Ordering::Relaxed);
                         continue;
                     };
                     let id = taken.backend as usize;
                     let now = serving[id].fetch_add(1, Ordering::SeqCst) + 1;
-                    assert!(now <= granted[id], "backend {id} serves {now}");
+                    assert!(
+                        now <= granted[id],
+                        "{strategy:?}: backend {id} serves {now}"
+                    );
                     if round % 3 == 0 {
                         thread::yield_now();
                     }
@@ -256,7 +290,7 @@ fn limits_hold_under_many_threads() {
 #[test]
 fn an_underflow_changes_nothing() {
     let plain = Plain::one_service(&[2]);
-    let taken = idle_first(&plain, 0, Side::Agent).unwrap();
+    let taken = select::choose(&plain, 0, 0, Side::Agent).unwrap();
     assert_eq!(give_back(&plain, taken.backend, Side::Kernel), None);
     assert_eq!(inflight(&plain, 0), 1);
     assert_eq!(give_back(&plain, taken.backend, Side::Agent), Some(1));
@@ -285,7 +319,7 @@ fn over_admission_takes_usable_backends_beyond_their_limit_and_no_others() {
     for _ in 0..200 {
         assert!(select::give_back(&plain, 99, Side::Kernel).is_some());
     }
-    assert!(select::idle_first(&plain, 0, Side::Kernel).is_ok());
+    assert!(select::choose(&plain, 0, 0, Side::Kernel).is_ok());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! | `idle_name4/6` | `cgroup/getpeername4,6` | [`reveal`]: shows the frontend that was dialled |
 //! | `idle_track` | `sock_ops` | [`track`]: gives the slot back when the connection ends |
 //! | `idle_release` | `cgroup/sock_release` | [`track`]: the same at last close, as a net |
+//! | `idle_answered` | `cgroup_skb/ingress` | [`response`]: sees first bytes of responses, while a service is measured |
 //! | `idle_admit` | `sk_lookup` | [`admit`]: lets what was sent to the agent reach it, and nothing else |
 //! | `idle_dump` | `iter/bpf_sk_storage_map` | [`dump`]: lists steered sockets to the agent |
 //!
@@ -21,13 +22,14 @@ mod fault;
 mod maps;
 mod overflow;
 mod report;
+mod response;
 mod reveal;
 mod steer;
 mod track;
 
 use aya_ebpf::{
-    macros::{cgroup_sock, cgroup_sock_addr, sk_lookup, sock_ops},
-    programs::{SkLookupContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sk_lookup, sock_ops},
+    programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext},
 };
 
 /// Lets the system call go on.
@@ -64,6 +66,12 @@ pub fn idle_track(ctx: SockOpsContext) -> u32 {
 #[cgroup_sock(sock_release)]
 pub fn idle_release(ctx: SockContext) -> i32 {
     track::on_release(&ctx);
+    ALLOW
+}
+
+#[cgroup_skb(ingress)]
+pub fn idle_answered(ctx: SkBuffContext) -> i32 {
+    response::on_arrival(&ctx);
     ALLOW
 }
 

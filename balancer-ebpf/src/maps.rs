@@ -3,27 +3,38 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    bindings::{
+        BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock,
+    },
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
+    helpers::{
+        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_sk_storage_get,
+        bpf_skc_to_mptcp_sock,
+    },
     macros::btf_map,
     programs::SkLookupContext,
 };
 use balancer_common::{
     address::FrontendKey,
+    affinity::{Binding, Bound},
     breaker::{self, Failure},
     connection::{AgentState, Connection, Flow, FlowTarget},
     counter::{FAULT_COUNTERS, Fault, ServiceCounter, ServiceCounters},
     event::Event,
     histogram, index,
-    maps::{EVENT_BYTES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES},
-    select::{self, Attempt, Load, Refusal, Taken},
+    maps::{
+        EVENT_BYTES, MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES,
+        MAX_SERVICES,
+    },
+    select::{self, Attempt, By, Load, Search, Taker},
     service::{Backend, Leaf, Service, Tables},
     slot::{Side, Want},
 };
 
 /// The agent maps these arrays into its memory.
 const SHARED: usize = BPF_F_MMAPABLE as usize;
+/// A service's table may have any length, and is filled through memory before it is put in place.
+const TABLE: usize = (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize;
 
 #[btf_map]
 static FRONTENDS: HashMap<FrontendKey, u32, { MAX_FRONTENDS as usize }> = HashMap::new();
@@ -33,6 +44,10 @@ static SERVICES: Array<Service, { MAX_SERVICES as usize }, SHARED> = Array::new(
 static LEAVES: Array<Leaf, { MAX_LEAVES as usize }, SHARED> = Array::new();
 #[btf_map]
 static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }, SHARED> = Array::new();
+#[btf_map]
+static TABLES: ArrayOfMaps<Array<u64, 1, TABLE>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
+#[btf_map]
+static AFFINITY: LruHashMap<Binding, Bound, { MAX_AFFINITIES as usize }> = LruHashMap::new();
 #[btf_map]
 static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 #[btf_map]
@@ -76,17 +91,67 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn table_word(&self, service: u32, index: u32) -> Option<u64> {
+        let table = TABLES.get(service)?;
+        table.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
     fn refresh(&self, backend: u32) {
         idle_refresh(backend);
     }
 
     #[inline(always)]
-    fn attempt(&self, service: u32, from: u32, want: Want, _: Side) -> Attempt {
-        Attempt::from_word(idle_attempt(
-            service,
-            from,
-            matches!(want, Want::Idle) as u32,
+    fn within(&self, service: u32, client: u64, leaves: u64, taker: Taker) -> Attempt {
+        Attempt::from_word(idle_within(service, client, leaves, taker.luck))
+    }
+
+    #[inline(always)]
+    fn take_next(&self, search: &Search) -> Attempt {
+        Attempt::from_word(idle_take_next(
+            search.service,
+            search.from,
+            search.want.into_number(),
+            search.taker.luck,
+            search.leaves,
         ))
+    }
+
+    #[inline(always)]
+    fn take_at(&self, service: u32, position: u32, want: Want, taker: Taker) -> Attempt {
+        let want = want.into_number();
+        Attempt::from_word(idle_take_at(service, position, want, taker.luck))
+    }
+
+    #[inline(always)]
+    fn draw(&self, service: u32, leaves: u64) -> Option<u32> {
+        u32::try_from(idle_draw(service, leaves)).ok()
+    }
+
+    #[inline(always)]
+    fn next_available(&self, service: u32, from: u32, leaves: u64) -> Option<u32> {
+        u32::try_from(idle_next(service, from, leaves)).ok()
+    }
+
+    #[inline(always)]
+    fn best(&self, service: u32, by: By, leaves: u64) -> Option<u32> {
+        u32::try_from(idle_best(service, by.into_number(), leaves)).ok()
+    }
+
+    #[inline(always)]
+    fn best_in_leaf(&self, service: u32, number: u32, start: u32, by: By) -> u64 {
+        idle_best_of(service, number, start, by.into_number())
+    }
+
+    #[inline(always)]
+    fn score(&self, leaf: u32, place: u32, by: By, now_ns: u64) -> u64 {
+        idle_score(leaf, place, by.into_number(), now_ns)
     }
 
     #[inline(always)]
@@ -95,18 +160,32 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn elect(&self, service: u32, _: Side) -> u64 {
+        idle_elect(service)
+    }
+
+    #[inline(always)]
     fn usable_in_leaf(&self, service: u32, number: u32) -> Option<u32> {
         u32::try_from(idle_usable(service, number)).ok()
+    }
+
+    #[inline(always)]
+    fn trial(&self, service: u32, _: Side) -> Option<u32> {
+        u32::try_from(idle_trial(service)).ok()
     }
 
     #[inline(always)]
     fn try_position(&self, service: u32, position: u32, now_ns: u64, _: Side) -> Option<u32> {
         u32::try_from(idle_try(service, position, now_ns)).ok()
     }
+}
 
-    #[inline(always)]
-    fn least_of_four(&self, service: u32) -> Option<u32> {
-        u32::try_from(idle_least(service)).ok()
+/// An option as a word, in which form it crosses a function of the kernel's own.
+#[inline(always)]
+fn word(number: Option<u32>) -> u64 {
+    match number {
+        Some(number) => number as u64,
+        None => u64::MAX,
     }
 }
 
@@ -122,22 +201,60 @@ extern "C" fn idle_refresh(backend: u32) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn idle_attempt(service: u32, from: u32, only_idle: u32) -> u64 {
-    let want = if only_idle != 0 {
-        Want::Idle
-    } else {
-        Want::Available
+extern "C" fn idle_take_next(service: u32, from: u32, want: u32, luck: u32, leaves: u64) -> u64 {
+    let search = Search {
+        service,
+        from,
+        want: Want::from_number(want),
+        taker: taker(luck),
+        leaves,
     };
-    select::attempt(&Maps, service, from, want, Side::Kernel).into_word()
+    select::take_next(&Maps, &search).into_word()
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn idle_least(service: u32) -> u64 {
-    match select::least_of_four(&Maps, service) {
-        Some(position) => position as u64,
-        None => u64::MAX,
+extern "C" fn idle_take_at(service: u32, position: u32, want: u32, luck: u32) -> u64 {
+    let want = Want::from_number(want);
+    select::take_at(&Maps, service, position, want, taker(luck)).into_word()
+}
+
+#[inline(always)]
+fn taker(luck: u32) -> Taker {
+    Taker {
+        luck,
+        side: Side::Kernel,
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_draw(service: u32, leaves: u64) -> u64 {
+    word(select::draw(&Maps, service, leaves))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_next(service: u32, from: u32, leaves: u64) -> u64 {
+    word(select::next_available(&Maps, service, from, leaves))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_best(service: u32, by: u32, leaves: u64) -> u64 {
+    word(select::best(&Maps, service, By::from_number(by), leaves))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_best_of(service: u32, number: u32, start: u32, by: u32) -> u64 {
+    select::best_in_leaf(&Maps, service, number, start, By::from_number(by))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_score(leaf: u32, place: u32, by: u32, now_ns: u64) -> u64 {
+    select::score(&Maps, leaf, place, By::from_number(by), now_ns)
 }
 
 #[unsafe(no_mangle)]
@@ -148,57 +265,56 @@ extern "C" fn idle_load(service: u32, position: u32) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn idle_elect(service: u32) -> u64 {
+    select::elect(&Maps, service, Side::Kernel)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
 extern "C" fn idle_usable(service: u32, number: u32) -> u64 {
-    match select::usable_in_leaf(&Maps, service, number) {
-        Some(position) => position as u64,
-        None => u64::MAX,
-    }
+    word(select::usable_in_leaf(&Maps, service, number))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn idle_try(service: u32, position: u32, now_ns: u64) -> u64 {
-    match breaker::try_position(&Maps, service, position, now_ns, Side::Kernel) {
-        Some(backend) => backend as u64,
-        None => u64::MAX,
-    }
+    word(breaker::try_position(
+        &Maps,
+        service,
+        position,
+        now_ns,
+        Side::Kernel,
+    ))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn idle_choose(service: u32) -> u64 {
-    let outcome = match select::idle_first(&Maps, service, Side::Kernel) {
-        Ok(taken) => Attempt::Taken(taken),
-        Err(Refusal::NoneAvailable) => Attempt::Nothing,
-        Err(Refusal::Contended) => Attempt::Lost(0),
-    };
-    outcome.into_word()
+extern "C" fn idle_choose(service: u32, client: u64) -> u64 {
+    select::attempt(&Maps, service, client, Side::Kernel).into_word()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_within(service: u32, client: u64, leaves: u64, luck: u32) -> u64 {
+    select::within(&Maps, service, client, leaves, taker(luck)).into_word()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_bound(service: u32, backend: u32, generation: u32) -> u64 {
+    select::take_bound(&Maps, service, backend, generation, Side::Kernel).into_word()
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn idle_over_admit(service: u32) -> u64 {
-    match select::over_admit(&Maps, service, Side::Kernel) {
-        Some(backend) => backend as u64,
-        None => u64::MAX,
-    }
+    word(select::over_admit(&Maps, service, Side::Kernel))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn idle_trial(service: u32) -> u64 {
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    let may_try = Maps
-        .service(service)
-        .is_some_and(|service| breaker::may_try(service, now_ns));
-    if !may_try {
-        return u64::MAX;
-    }
-    match breaker::trial(&Maps, service, now_ns, Side::Kernel) {
-        Some(backend) => backend as u64,
-        None => u64::MAX,
-    }
+    word(breaker::trial_if_due(&Maps, service, Side::Kernel))
 }
 
 #[unsafe(no_mangle)]
@@ -219,14 +335,16 @@ extern "C" fn idle_readmit(backend: u32) -> u64 {
     breaker::readmit(&Maps, backend) as u64
 }
 
-/// See [`select::idle_first`].
+/// See [`select::choose`].
 #[inline(always)]
-pub fn choose(service: u32) -> Result<Taken, Refusal> {
-    match Attempt::from_word(idle_choose(service)) {
-        Attempt::Taken(taken) => Ok(taken),
-        Attempt::Nothing => Err(Refusal::NoneAvailable),
-        Attempt::Lost(_) => Err(Refusal::Contended),
-    }
+pub fn choose(service: u32, client: u64) -> Attempt {
+    Attempt::from_word(idle_choose(service, client))
+}
+
+/// See [`select::take_bound`].
+#[inline(always)]
+pub fn take_bound(service: u32, bound: &Bound) -> Attempt {
+    Attempt::from_word(idle_bound(service, bound.backend, bound.generation))
 }
 
 /// See [`select::over_admit`].
@@ -235,10 +353,21 @@ pub fn over_admit(service: u32) -> Option<u32> {
     u32::try_from(idle_over_admit(service)).ok()
 }
 
-/// See [`breaker::trial`]; looks only as often as is worth it.
+/// What a client is bound to; null if it is not. An entry that others forget meanwhile may be
+/// written all the same: at worst it lives longer.
 #[inline(always)]
-pub fn trial(service: u32) -> Option<u32> {
-    u32::try_from(idle_trial(service)).ok()
+pub fn bound(binding: &Binding) -> *mut Bound {
+    match AFFINITY.get_ptr_mut(binding) {
+        Some(bound) => bound,
+        None => core::ptr::null_mut(),
+    }
+}
+
+/// Binds a client.
+#[inline(always)]
+pub fn bind(binding: &Binding, bound: &Bound) {
+    // Without room for it the client is simply not bound.
+    let _ = AFFINITY.insert(binding, bound, 0);
 }
 
 /// See [`breaker::failed`].

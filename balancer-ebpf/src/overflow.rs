@@ -27,7 +27,7 @@ pub struct Way {
 
 /// How to reach the agent; `None` if it is gone.
 #[inline(always)]
-pub fn way<F: Family>(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
+pub fn way(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
     let agent = maps::agent()?;
     if coarse_clock().wrapping_sub(agent.heartbeat_ns) as i64 > AGENT_GONE_AFTER_NS as i64 {
         return None;

@@ -39,6 +39,43 @@ pub fn slot_freed(id: u32, backend: &Backend) {
     }
 }
 
+/// A backend became the leader of a service.
+#[inline(always)]
+pub fn elected(service: u32, backend: u32) {
+    let (Some(record), Some(leader)) = (Maps.service(service), Maps.backend(backend)) else {
+        return;
+    };
+    // SAFETY: the helper has no preconditions.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let event = Event {
+        at_ns,
+        steered_at_ns: load(&record.leaderless_since_ns),
+        kind: EventKind::Elected as u32,
+        service,
+        backend,
+        generation: load32(&leader.generation),
+        ..Event::default()
+    };
+    output(&event);
+}
+
+/// The first connection to a new leader stands.
+#[inline(always)]
+pub fn failed_over(connection: &Connection, since_ns: u64) {
+    // SAFETY: the helper has no preconditions.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let event = Event {
+        at_ns,
+        steered_at_ns: since_ns,
+        kind: EventKind::FailedOver as u32,
+        service: connection.service,
+        backend: connection.backend,
+        generation: connection.generation,
+        ..Event::default()
+    };
+    output(&event);
+}
+
 /// Something happened to a backend of a service.
 #[inline(always)]
 pub fn send(kind: EventKind, service: u32, backend: u32, generation: u32) {

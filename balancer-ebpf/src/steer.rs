@@ -7,21 +7,25 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
 use balancer_common::{
     address::{Address, FrontendKey, Port, TCP},
-    atomic::{load, load32, store},
-    connection::{AGENT_MARK, Connection, HELD_SLOT, SWITCH_LOG, SWITCH_STEER_EVENTS},
+    affinity::{self, Binding, Bound},
+    atomic::{load32, store},
+    connection::{
+        AGENT_MARK, Connection, HELD_SLOT, STEERED_MEASURED, STEERED_TO_LEADER, SWITCH_LOG,
+        SWITCH_STEER_EVENTS,
+    },
     counter::{Fault, ServiceCounter},
     event::EventKind,
     rate,
-    select::{self, Refusal},
+    select::{self, Attempt, How, Refusal},
     service::{
-        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL,
-        SERVICE_REFUSE_WITHOUT_AGENT, Service, Tables,
+        Admission, SERVICE_MEASURED, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_REFUSE_IN_KERNEL,
+        SERVICE_REFUSE_WITHOUT_AGENT, Service, Strategy, Tables,
     },
     slot::Side,
     waiting,
@@ -178,7 +182,7 @@ fn try_connect<F: Family>(
     }
     let mut way = None;
     if by_request || must_queue(service) {
-        way = overflow::way::<F>(ctx, &dial);
+        way = overflow::way(ctx, &dial);
         if way.is_some() && waiting::queued(&service.waiting) != 0 {
             // The agent takes what it is sent, so those on their way count too.
             store(&service.sent_at_ns, overflow::coarse_clock());
@@ -186,13 +190,13 @@ fn try_connect<F: Family>(
     }
     let mut choice = Choice::NONE;
     if way.is_none() {
-        choice = choose(service_id, service);
+        choice = choose(ctx, service_id, service);
         if choice.backend == Choice::NONE.backend {
             if refuses_all(service) {
                 maps::count(service_id, ServiceCounter::NoBackends);
                 return Ok(Verdict::Refuse);
             }
-            way = overflow::way::<F>(ctx, &dial);
+            way = overflow::way(ctx, &dial);
             if way.is_some() {
                 store(&service.sent_at_ns, overflow::coarse_clock());
             } else {
@@ -206,7 +210,7 @@ fn try_connect<F: Family>(
             maps::count(service_id, choice.counter);
             Ok(Verdict::Refuse)
         }
-        None => dial.steer_to_backend::<F>(ctx, &choice),
+        None => dial.steer_to_backend::<F>(ctx, service, &choice),
     }
 }
 
@@ -225,34 +229,86 @@ impl Choice {
         backend: u32::MAX,
         counter: ServiceCounter::NoBackends,
     };
+
+    #[inline(always)]
+    fn of(service_id: u32, attempt: Attempt) -> Self {
+        let taken = match attempt.result() {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                if matches!(refusal, Refusal::Contended) {
+                    maps::count_fault(Fault::Contended);
+                }
+                return Self::NONE;
+            }
+        };
+        if taken.was_elected {
+            report::elected(service_id, taken.backend);
+        }
+        Self {
+            backend: taken.backend,
+            counter: match taken.how {
+                How::Idle => ServiceCounter::Idle,
+                How::Shared => ServiceCounter::Shared,
+                How::Trial => ServiceCounter::Trial,
+            },
+        }
+    }
 }
 
 /// Takes a slot on an available backend, if there is one.
 #[inline(always)]
-fn choose(service_id: u32, service: &Service) -> Choice {
-    if load(&service.ejected) != 0
-        && let Some(backend) = maps::trial(service_id)
-    {
-        return Choice {
-            backend,
-            counter: ServiceCounter::Trial,
-        };
+fn choose(ctx: &SockAddrContext, service_id: u32, service: &Service) -> Choice {
+    let client = client_of(ctx, service);
+    if affinity::is_on(service) {
+        return choose_bound(service_id, service, client);
     }
-    match maps::choose(service_id) {
-        Ok(taken) => Choice {
-            backend: taken.backend,
-            counter: match taken.was_idle {
-                true => ServiceCounter::Idle,
-                false => ServiceCounter::Shared,
-            },
-        },
-        Err(refusal) => {
-            if matches!(refusal, Refusal::Contended) {
-                maps::count_fault(Fault::Contended);
-            }
-            Choice::NONE
+    Choice::of(service_id, maps::choose(service_id, client))
+}
+
+/// The same for a client that is bound to a backend, and otherwise will be.
+#[inline(always)]
+fn choose_bound(service_id: u32, service: &Service, client: u64) -> Choice {
+    let now_ns = overflow::coarse_clock();
+    let binding = Binding {
+        client,
+        service: service_id,
+        generation: load32(&service.generation),
+    };
+    let bound = maps::bound(&binding);
+    // SAFETY: null, or an entry of the map, which stays readable and writable until the program
+    // ends; one that is reused meanwhile names another backend, by a generation of its own.
+    if let Some(bound) = unsafe { bound.as_mut() }
+        && affinity::holds(service, bound, now_ns)
+    {
+        let attempt = maps::take_bound(service_id, bound);
+        if attempt.is_taken() {
+            bound.used_at_ns = now_ns;
+            return Choice::of(service_id, attempt);
         }
     }
+    let attempt = maps::choose(service_id, client);
+    let choice = Choice::of(service_id, attempt);
+    if let Some(backend) = Maps.backend(choice.backend) {
+        let bound = Bound {
+            used_at_ns: now_ns,
+            backend: choice.backend,
+            generation: load32(&backend.generation),
+        };
+        maps::bind(&binding, &bound);
+    }
+    choice
+}
+
+/// The identity of the client, for services that go by it: the cookie of its network namespace,
+/// since the hook knows no source address.
+#[inline(always)]
+fn client_of(ctx: &SockAddrContext, service: &Service) -> u64 {
+    let by_client = load32(&service.strategy) == Strategy::ConsistentHash as u32;
+    if !by_client && !affinity::is_on(service) {
+        return 0;
+    }
+    // SAFETY: the context is valid.
+    unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) }
 }
 
 /// What becomes of a connection that finds no backend available and no agent:
@@ -343,6 +399,7 @@ impl Dial {
     pub fn steer_to_backend<F: Family>(
         &self,
         ctx: &SockAddrContext,
+        service: &Service,
         choice: &Choice,
     ) -> Result<Verdict, Fault> {
         let id = choice.backend;
@@ -354,7 +411,7 @@ impl Dial {
             address,
             port,
             held: HELD_SLOT,
-            flags: 0,
+            flags: flags_of(service),
         };
         if !self.steer::<F>(ctx, &target) {
             select::give_back(&Maps, id, Side::Kernel);
@@ -409,6 +466,19 @@ impl Dial {
             report::send(EventKind::Steered, service, backend, target.generation);
         }
     }
+}
+
+/// What is to be noted of the connection on its way.
+#[inline(always)]
+fn flags_of(service: &Service) -> u16 {
+    let mut flags = 0;
+    if load32(&service.flags) & SERVICE_MEASURED != 0 {
+        flags |= STEERED_MEASURED;
+    }
+    if load32(&service.strategy) == Strategy::Leader as u32 {
+        flags |= STEERED_TO_LEADER;
+    }
+    flags
 }
 
 /// The socket dials something that is no frontend. If an earlier connect on it

@@ -9,11 +9,11 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_RECV,
-        BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
+        BPF_TCP_ESTABLISHED, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
     },
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     programs::{SockContext, SockOpsContext},
 };
 use balancer_common::{
@@ -22,9 +22,9 @@ use balancer_common::{
     breaker::Failure,
     connection::{
         Connection, Flow, FlowTarget, HELD_FLOW, HELD_NOTHING, HELD_SLOT, HELD_WAY,
-        STEERED_ESTABLISHED, STEERED_TO_AGENT,
+        STEERED_ESTABLISHED, STEERED_TO_AGENT, STEERED_TO_LEADER,
     },
-    counter::{Fault, ServiceCounter},
+    counter::{Fault, HELD_UNIT_BITS, ServiceCounter},
     event::EventKind,
     select,
     service::Tables,
@@ -34,7 +34,7 @@ use balancer_common::{
 
 use crate::{
     maps::{self, Maps},
-    report,
+    report, response,
 };
 
 /// How long a client must have waited for its connection before giving up
@@ -51,6 +51,7 @@ pub fn on_event(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_TCP_CONNECT_CB => on_connect(ctx),
         BPF_SOCK_OPS_STATE_CB => on_state(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => on_listen(ctx),
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => response::on_segment(ctx),
         _ => {}
     }
 }
@@ -99,10 +100,13 @@ fn release(connection: &Connection) {
         maps::count_fault(Fault::Underflow);
     } else {
         maps::count(connection.service, ServiceCounter::Released);
+        let held_ns = age_ns(connection);
+        let units = held_ns >> HELD_UNIT_BITS;
+        maps::add(connection.service, ServiceCounter::HeldNs, held_ns);
         maps::add(
             connection.service,
-            ServiceCounter::HeldNs,
-            age_ns(connection),
+            ServiceCounter::HeldSquares,
+            units * units,
         );
         report::slot_freed(id, backend);
     }
@@ -162,6 +166,25 @@ fn note_success(connection: &Connection) {
     if load(&backend.ejected_until_ns) != 0 && maps::readmit(connection.backend) {
         report::send_of(EventKind::Readmitted, connection);
     }
+    if connection.flags & STEERED_TO_LEADER != 0 {
+        note_new_leader(connection);
+    }
+}
+
+/// If this is the first connection to a new leader, the failover is over.
+#[inline(always)]
+fn note_new_leader(connection: &Connection) {
+    let Some(service) = Maps.service(connection.service) else {
+        return;
+    };
+    if load(&service.leaderless_since_ns) != 0
+        && load(&service.leader) as u32 == connection.backend + 1
+    {
+        let since_ns = swap(&service.leaderless_since_ns, 0);
+        if since_ns != 0 {
+            report::failed_over(connection, since_ns);
+        }
+    }
 }
 
 /// How long ago the connection was steered, good to a scheduler tick.
@@ -207,7 +230,10 @@ fn on_connect(ctx: &SockOpsContext) {
     }
     if held == HELD_WAY {
         // SAFETY: as above.
-        unsafe { publish(record) };
+        unsafe { publish(ctx, record) };
+    } else {
+        // SAFETY: as above.
+        unsafe { response::on_syn(record) };
     }
 }
 
@@ -218,7 +244,7 @@ fn on_connect(ctx: &SockOpsContext) {
 ///
 /// `record` must be the record of the program's socket.
 #[inline(always)]
-unsafe fn publish(record: *mut Connection) {
+unsafe fn publish(ctx: &SockOpsContext, record: *mut Connection) {
     // Precise, since it decides the order in which clients are served.
     // SAFETY: the helper has no preconditions; the caller vouches for `record`.
     let connection = unsafe {
@@ -232,6 +258,8 @@ unsafe fn publish(record: *mut Connection) {
     waiting::send(&service.waiting);
     let target = FlowTarget {
         steered_at_ns: connection.steered_at_ns,
+        // SAFETY: the context is valid.
+        client: unsafe { bpf_get_netns_cookie(ctx.ops.cast()) },
         service: connection.service,
         reserved: 0,
     };
@@ -260,6 +288,8 @@ fn on_state(ctx: &SockOpsContext) {
         unsafe { (*record).flags |= STEERED_ESTABLISHED };
         if load(&connection.held) == HELD_SLOT {
             note_success(connection);
+            // SAFETY: as above.
+            unsafe { response::on_established(ctx, record) };
         }
         return;
     }
@@ -288,7 +318,7 @@ fn on_listen(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
+pub fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
     // SAFETY: the context is valid; the field is null unless this is a full socket.
     unsafe { (*ctx.ops).__bindgen_anon_2.sk }
 }
