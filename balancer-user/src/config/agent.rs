@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::environment::{self, Lookup, Variable};
@@ -19,6 +20,10 @@ use crate::model::words;
 /// The agent's settings, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentConfig {
+    /// The name of the node that the agent runs on; none: the host name.
+    pub node: Option<Arc<str>>,
+    /// The zone of that node; none: it is in no zone.
+    pub zone: Option<Arc<str>>,
     /// The cgroup whose processes are balanced; none: the root of the unified hierarchy, found.
     pub cgroup: Option<PathBuf>,
     /// The directory, on a bpffs, where programs and maps are pinned.
@@ -46,6 +51,8 @@ pub struct AgentConfig {
 impl Default for AgentConfig {
     fn default() -> Self {
         Self {
+            node: None,
+            zone: None,
             cgroup: None,
             pin_path: PathBuf::from("/sys/fs/bpf/idlefirst"),
             admin: vec![
@@ -174,6 +181,12 @@ pub(crate) fn check(raw: &RawAgent, lookup: Lookup<'_>, findings: &mut Findings)
     let format = log.and_then(|log| log.format.as_ref());
     let mut reader = Reader { lookup, findings };
 
+    let node =
+        |written: Written<'_>, findings: &mut Findings| value::location(written, "node", findings);
+    agent.node = reader.read(raw.node.as_ref(), environment::NODE, node);
+    let zone =
+        |written: Written<'_>, findings: &mut Findings| value::location(written, "zone", findings);
+    agent.zone = reader.read(raw.zone.as_ref(), environment::ZONE, zone);
     let cgroup =
         |written: Written<'_>, findings: &mut Findings| value::path(written, "cgroup", findings);
     agent.cgroup = reader.read(raw.cgroup.as_ref(), environment::CGROUP, cgroup);
@@ -201,7 +214,7 @@ pub(crate) fn check(raw: &RawAgent, lookup: Lookup<'_>, findings: &mut Findings)
 
 fn forwarding(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
     if let Some(workers) = &raw.workers {
-        let workers = value::number(workers.into(), "workers", "", WORKERS, reader.findings);
+        let workers = value::count(workers.into(), "workers", WORKERS, reader.findings);
         agent.workers = workers.map(|workers| workers as usize);
     }
     if let Some(raw) = &raw.overflow {
@@ -221,7 +234,7 @@ fn probes(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
     let at_once = reader.read(
         raw.at_once.as_ref(),
         environment::PROBES_AT_ONCE,
-        |written, findings| value::number(written, "at_once", "", PROBES_AT_ONCE, findings),
+        |written, findings| value::count(written, "at_once", PROBES_AT_ONCE, findings),
     );
     let cache_ttl = reader.read_two(
         raw.cache_ttl.as_ref(),
@@ -238,7 +251,7 @@ fn upkeep(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
     let entries = reader.read(
         raw.cache_max_size.as_ref(),
         environment::CACHE_MAX_SIZE,
-        |written, findings| value::number(written, "cache_max_size", "", CACHE_SIZES, findings),
+        |written, findings| value::count(written, "cache_max_size", CACHE_SIZES, findings),
     );
     let collect = reader.read(
         raw.metrics_collection.as_ref(),

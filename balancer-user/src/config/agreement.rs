@@ -8,7 +8,8 @@ use super::problem::{Findings, Place, Spot};
 use super::settings::{Layer, Places};
 use super::value::Time;
 use crate::model::{
-    Admission, MAX_ADAPTIVE_QUEUE_SIZE, Origin, Probe, Protocol, Setting, Settings,
+    Admission, HashKey, Locality, MAX_ADAPTIVE_QUEUE_SIZE, Origin, Probe, Protocol, Setting,
+    Settings, Strategy,
 };
 
 /// Checks what `defaults:` and the environment say together.
@@ -32,6 +33,8 @@ pub(crate) fn of_service(layer: &Layer, label: &str, spot: Spot, findings: &mut 
     };
     rules.apply(findings);
     rules.requests_need_http(findings);
+    rules.cookies_need_requests(findings);
+    rules.hashing_needs_its_place(findings);
     rules.health_needs_a_probe(findings);
 }
 
@@ -48,6 +51,7 @@ impl Rules<'_> {
     fn apply(&self, findings: &mut Findings) {
         self.adaptive_needs_room(findings);
         self.probes_end_before_the_next(findings);
+        self.modifiers_fit_the_strategy(findings);
     }
 
     /// Of two settings, where the one stands that was laid on last: the one to mend. None if both
@@ -84,6 +88,110 @@ impl Rules<'_> {
             ),
             "set `protocol: http`, or `admission: connection`",
         );
+    }
+
+    /// A cookie that comes from `defaults` is for the services that it fits.
+    fn cookies_need_requests(&self, findings: &mut Findings) {
+        let (settings, places) = self.parts();
+        let (affinity, admission) = (&settings.affinity, &settings.admission);
+        let issued = affinity
+            .value
+            .as_ref()
+            .and_then(|each| each.cookie.as_ref());
+        let Some(cookie) = issued.filter(|_| affinity.origin >= self.least) else {
+            return;
+        };
+        if admission.value == Admission::Request {
+            return;
+        }
+        let place = self.latest((affinity, places.affinity), (admission, places.admission));
+        findings.reject(
+            place.unwrap_or(self.otherwise),
+            format!(
+                "the affinity cookie {cookie} can only be issued where the agent reads requests, \
+                 but the admission of {} is {}",
+                self.label, admission.value
+            ),
+            "set `admission: request` and `protocol: http`, or remove the cookie",
+        );
+    }
+
+    /// A header or cookie that comes from `defaults` is for the services that it fits.
+    fn hashing_needs_its_place(&self, findings: &mut Findings) {
+        let (settings, places) = self.parts();
+        let (hash, strategy, admission) = (&settings.hash, &settings.strategy, &settings.admission);
+        if hash.value == HashKey::Client || hash.origin < self.least {
+            return;
+        }
+        let at = (hash, places.hash);
+        let (place, wrong, hint) = if strategy.value != Strategy::ConsistentHash {
+            (
+                self.latest(at, (strategy, places.strategy)),
+                format!(
+                    "only strategy consistent-hash hashes a {}, but the strategy of {} is {}",
+                    hash.value, self.label, strategy.value
+                ),
+                "set `strategy: consistent-hash`, or remove `hash`",
+            )
+        } else if admission.value != Admission::Request {
+            (
+                self.latest(at, (admission, places.admission)),
+                format!(
+                    "a {} can only be hashed where the agent reads requests, but the admission of \
+                     {} is {}",
+                    hash.value, self.label, admission.value
+                ),
+                "set `admission: request` and `protocol: http`, or `hash: client`",
+            )
+        } else {
+            return;
+        };
+        findings.reject(place.unwrap_or(self.otherwise), wrong, hint);
+    }
+
+    /// Rejects modifiers that stand beside a strategy to which they cannot apply. One that was
+    /// inherited just does not apply.
+    fn modifiers_fit_the_strategy(&self, findings: &mut Findings) {
+        let (settings, places) = self.parts();
+        let strategy = &settings.strategy;
+        let beside = |origin: Origin| origin == strategy.origin && origin >= self.least;
+        let leader = strategy.value == Strategy::Leader;
+        let (locality, slow_start) = (&settings.locality, &settings.slow_start);
+        if (leader || strategy.value == Strategy::ConsistentHash)
+            && locality.value != Locality::None
+            && beside(locality.origin)
+        {
+            findings.reject(
+                places.locality.unwrap_or(self.otherwise),
+                format!(
+                    "{}: strategy {} picks the same backend on every node, so locality {} cannot \
+                     hold",
+                    self.label, strategy.value, locality.value
+                ),
+                "remove `locality`, or set another strategy",
+            );
+        }
+        if leader && !slow_start.value.is_zero() && beside(slow_start.origin) {
+            findings.reject(
+                places.slow_start.unwrap_or(self.otherwise),
+                format!(
+                    "{}: a leader takes over whole, so slow_start {} cannot hold",
+                    self.label,
+                    Time(slow_start.value)
+                ),
+                "remove `slow_start`, or set another strategy",
+            );
+        }
+        if leader && settings.affinity.value.is_some() && beside(settings.affinity.origin) {
+            findings.warn(
+                places.affinity.unwrap_or(self.otherwise),
+                format!(
+                    "{}: every client is with the leader, so affinity has no effect",
+                    self.label
+                ),
+                "remove `affinity`, or set another strategy",
+            );
+        }
     }
 
     fn adaptive_needs_room(&self, findings: &mut Findings) {

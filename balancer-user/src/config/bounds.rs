@@ -12,81 +12,76 @@ use super::shape::WordOr;
 use super::supported;
 use super::value::{self, Written};
 use crate::model::{
-    Admission, MAX_INFLIGHT, MAX_QUEUE_SIZE, MAX_RATE_BURST, MAX_RATE_PER_SECOND, OnAgentLoss,
-    Probe, Protocol, QueueTimeout, RateLimit, Refuse, Strategy,
+    Admission, Locality, MAX_INFLIGHT, MAX_QUEUE_SIZE, MAX_RATE_BURST, MAX_RATE_PER_SECOND,
+    OnAgentLoss, Probe, Protocol, QueueTimeout, RateLimit, Refuse, Strategy,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
+const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const QUEUE_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const TICKS: RangeInclusive<Duration> = MILLISECOND..=Duration::from_secs(1);
 const HEALTH_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 const HEALTH_TIMEOUTS: RangeInclusive<Duration> = MILLISECOND..=Duration::from_secs(60);
 const BREAKER_TIMES: RangeInclusive<Duration> = MILLISECOND..=HOUR;
 
-pub(crate) fn protocol(written: Written<'_>, _: &str, findings: &mut Findings) -> Option<Protocol> {
-    value::word(written, Protocol::ALL, findings)
+/// Declares the checks that differ only in their words or their range.
+macro_rules! bounds {
+    (
+        word { $($word:ident: $type:ty = $words:expr,)* }
+        $($kind:ident -> $value:ty { $($name:ident = $range:expr,)* })*
+    ) => {
+        $(
+            pub(crate) fn $word(
+                written: Written<'_>,
+                _: &str,
+                findings: &mut Findings,
+            ) -> Option<$type> {
+                value::word(written, $words, findings)
+            }
+        )*
+        $($(
+            pub(crate) fn $name(
+                written: Written<'_>,
+                what: &str,
+                findings: &mut Findings,
+            ) -> Option<$value> {
+                value::$kind(written, what, $range, findings)
+            }
+        )*)*
+    };
 }
 
-pub(crate) fn admission(
-    written: Written<'_>,
-    _: &str,
-    findings: &mut Findings,
-) -> Option<Admission> {
-    value::word(written, supported::ADMISSIONS, findings)
-}
-
-pub(crate) fn strategy(written: Written<'_>, _: &str, findings: &mut Findings) -> Option<Strategy> {
-    value::word(written, supported::STRATEGIES, findings)
-}
-
-pub(crate) fn on_agent_loss(
-    written: Written<'_>,
-    _: &str,
-    findings: &mut Findings,
-) -> Option<OnAgentLoss> {
-    value::word(written, OnAgentLoss::ALL, findings)
-}
-
-pub(crate) fn refuse(written: Written<'_>, _: &str, findings: &mut Findings) -> Option<Refuse> {
-    value::word(written, Refuse::ALL, findings)
-}
-
-pub(crate) fn probe(written: Written<'_>, _: &str, findings: &mut Findings) -> Option<Probe> {
-    value::word(written, Probe::ALL, findings)
-}
-
-pub(crate) fn max_inflight(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<u32> {
-    value::number(written, what, "", 0..=MAX_INFLIGHT, findings)
-}
-
-pub(crate) fn queue_size(written: Written<'_>, what: &str, findings: &mut Findings) -> Option<u32> {
-    value::number(written, what, "", 0..=MAX_QUEUE_SIZE, findings)
-}
-
-pub(crate) fn attempts(written: Written<'_>, what: &str, findings: &mut Findings) -> Option<u32> {
-    value::number(written, what, "", 1..=1000, findings)
-}
-
-pub(crate) fn health_failures(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<u32> {
-    value::number(written, what, "", 1..=100, findings)
-}
-
-pub(crate) fn breaker_failures(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<u32> {
-    value::number(written, what, "", 0..=1000, findings)
+bounds! {
+    word {
+        protocol: Protocol = Protocol::ALL,
+        admission: Admission = supported::ADMISSIONS,
+        strategy: Strategy = supported::STRATEGIES,
+        locality: Locality = Locality::ALL,
+        on_agent_loss: OnAgentLoss = OnAgentLoss::ALL,
+        refuse: Refuse = Refuse::ALL,
+        probe: Probe = Probe::ALL,
+    }
+    count -> u32 {
+        max_inflight = 0..=MAX_INFLIGHT,
+        queue_size = 0..=MAX_QUEUE_SIZE,
+        attempts = 1..=1000,
+        health_failures = 1..=100,
+        breaker_failures = 0..=1000,
+    }
+    duration -> Duration {
+        slow_start = SLOW_STARTS,
+        tick = TICKS,
+        health_interval = HEALTH_INTERVALS,
+        health_timeout = HEALTH_TIMEOUTS,
+        breaker_open = BREAKER_TIMES,
+    }
+    milliseconds -> Duration {
+        tick_ms = TICKS,
+        health_interval_ms = HEALTH_INTERVALS,
+        health_timeout_ms = HEALTH_TIMEOUTS,
+    }
 }
 
 pub(crate) fn queue_timeout(
@@ -112,58 +107,6 @@ pub(crate) fn queue_timeout_ms(
     value::milliseconds(written, what, QUEUE_TIMEOUTS, findings).map(QueueTimeout::Fixed)
 }
 
-pub(crate) fn tick(written: Written<'_>, what: &str, findings: &mut Findings) -> Option<Duration> {
-    value::duration(written, what, TICKS, findings)
-}
-
-pub(crate) fn tick_ms(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<Duration> {
-    value::milliseconds(written, what, TICKS, findings)
-}
-
-pub(crate) fn health_interval(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<Duration> {
-    value::duration(written, what, HEALTH_INTERVALS, findings)
-}
-
-pub(crate) fn health_interval_ms(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<Duration> {
-    value::milliseconds(written, what, HEALTH_INTERVALS, findings)
-}
-
-pub(crate) fn health_timeout(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<Duration> {
-    value::duration(written, what, HEALTH_TIMEOUTS, findings)
-}
-
-pub(crate) fn health_timeout_ms(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<Duration> {
-    value::milliseconds(written, what, HEALTH_TIMEOUTS, findings)
-}
-
-pub(crate) fn breaker_open(
-    written: Written<'_>,
-    what: &str,
-    findings: &mut Findings,
-) -> Option<Duration> {
-    value::duration(written, what, BREAKER_TIMES, findings)
-}
-
 /// `none`, or tokens a second and how many can be saved up.
 pub(crate) fn rate_limit(
     raw: &At<WordOr<RawRateLimit>>,
@@ -183,7 +126,7 @@ pub(crate) fn rate_limit(
         },
     };
     let mut tokens = |text: &Option<Text>, what, most| {
-        let number = |text: &Text| value::number(text.into(), what, "", 1..=most, findings);
+        let number = |text: &Text| value::count(text.into(), what, 1..=most, findings);
         text.as_ref().map(number)
     };
     let per_second = tokens(

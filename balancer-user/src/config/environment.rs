@@ -1,13 +1,20 @@
 //! The environment variables that stand in for keys of the file.
 //!
-//! Owns their names and the rule that an empty value is as good as none. Reads nothing itself: the
-//! caller passes the look-up, so that tests need no process-wide state.
+//! Owns their names and the rule that an empty value is as good as none, and knows what this host
+//! is called. The checks read nothing themselves: the caller passes the look-up, so that tests need
+//! no process-wide state.
+
+use std::sync::Arc;
 
 use super::problem::Place;
 use super::value::Written;
 
 /// Stands in for `defaults.strategy`.
 pub(crate) const STRATEGY: &str = "POD_SELECTION_STRATEGY";
+/// Stands in for `agent.node`.
+pub(crate) const NODE: &str = "IDLEFIRST_NODE";
+/// Stands in for `agent.zone`.
+pub(crate) const ZONE: &str = "IDLEFIRST_ZONE";
 /// Stands in for `agent.cgroup`.
 pub(crate) const CGROUP: &str = "IDLEFIRST_CGROUP";
 /// Stands in for `agent.pin_path`.
@@ -56,6 +63,13 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// of its setting rather than passing for unset.
 pub fn process_environment(variable: &str) -> Option<String> {
     std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// What this host is called, which stands in for an unset `agent.node`. None where it has no name.
+pub fn host_name() -> Option<Arc<str>> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = text.trim();
+    (!name.is_empty() && name != "(none)").then(|| name.into())
 }
 
 /// One variable that is set to something.

@@ -26,8 +26,6 @@ pub(crate) struct Key {
     pub(crate) meaning: &'static str,
     /// The path below a service's settings of which this is another name.
     pub(crate) short_for: Option<&'static str>,
-    /// Whether this version goes by it.
-    pub(crate) in_force: bool,
 }
 
 const fn key(
@@ -44,7 +42,6 @@ const fn key(
         variable: None,
         meaning,
         short_for: None,
-        in_force: true,
     }
 }
 
@@ -75,18 +72,13 @@ impl Key {
             ..self
         }
     }
-
-    const fn without_effect(self) -> Self {
-        Self {
-            in_force: false,
-            ..self
-        }
-    }
 }
 
 /// Kinds of values, said the same way everywhere.
 const PATH: &str = "absolute path";
 const ADDRESS: &str = "`IP:PORT`, `[IPv6]:PORT`";
+const LOCATION: &str = "name, up to 253 visible ASCII characters";
+const TOKEN: &str = "name, up to 128 characters of an HTTP token";
 const SWITCH: &str = "`true`, `false`";
 const ATTEMPTS: &str = "1 to 1000";
 const QUEUE_SIZE: &str = "0 to 100000";
@@ -97,6 +89,8 @@ pub(crate) const SECTIONS: &[Section] = &[
     HEALTH_CHECKS,
     LOG,
     DEFAULTS,
+    HASH,
+    AFFINITY,
     QUEUE,
     RATE_LIMIT,
     HEALTH,
@@ -121,6 +115,22 @@ const AGENT: Section = Section {
     path: "agent",
     meaning: "The agent itself. A change of these needs a restart.",
     keys: &[
+        key(
+            "node",
+            LOCATION,
+            "null",
+            "The name of the node that the agent runs on, as backends name theirs. Unset: the \
+             host name.",
+        )
+        .or_variable(environment::NODE),
+        key(
+            "zone",
+            LOCATION,
+            "null",
+            "The zone of that node, as backends name theirs. Unset: no backend is in the agent's \
+             zone.",
+        )
+        .or_variable(environment::ZONE),
         key(
             "cgroup",
             PATH,
@@ -234,11 +244,47 @@ const DEFAULTS: Section = Section {
     keys: &[
         key(
             "strategy",
-            "`idle-first`",
+            "`idle-first`, `least-connections`, `round-robin`, `weighted-round-robin`, `random`, \
+             `p2c`, `least-response-time`, `consistent-hash`, `leader`, `adaptive`",
             "idle-first",
-            "How a backend is picked among the available ones.",
+            "How a backend is picked among the available ones: an idle one, else the least loaded \
+             of a few; the one with the fewest slots taken; the next in turn, or in a smooth turn \
+             by weight; any; the less loaded of two random ones; the one with the lowest expected \
+             response time; by the client (see hash), the same on every node; the one that has \
+             been ready longest, until it goes; whichever of these fits what is measured.",
         )
         .or_variable(environment::STRATEGY),
+        key(
+            "hash",
+            "`client`, `{header: NAME}`, `{cookie: NAME}`",
+            "client",
+            "What strategy consistent-hash hashes: where a connection comes from, or a part of a \
+             request. The latter two need that strategy and admission request; where they are \
+             only inherited and do not fit, they do not apply.",
+        ),
+        key(
+            "affinity",
+            "`none`, `{client: true, timeout: TIME, cookie: NAME}`",
+            "none",
+            "Whether a client stays with the backend that it first reached, while that is \
+             available. Does not apply to strategy leader.",
+        ),
+        key(
+            "locality",
+            "`none`, `prefer-node`, `prefer-zone`",
+            "none",
+            "Whether available backends on the agent's own node, or in its own zone, come before \
+             the others. Contradicts strategies consistent-hash and leader, which pick the same \
+             backend on every node; where one of the two is inherited, locality does not apply.",
+        ),
+        key(
+            "slow_start",
+            "`0ms` to `1h`",
+            "0ms",
+            "How long a backend that joins a running service, or is healthy again, gets less than \
+             its share; with 0 it gets its share at once. Contradicts strategy leader; where one \
+             of the two is inherited, slow_start does not apply.",
+        ),
         key(
             "max_inflight",
             "0 to 1000000",
@@ -271,6 +317,50 @@ const DEFAULTS: Section = Section {
             "`none`, `{per_second: NUMBER, burst: NUMBER}`",
             "none",
             "The rate beyond which connections (with admission request: requests) are refused.",
+        ),
+    ],
+};
+
+const HASH: Section = Section {
+    path: "defaults.hash",
+    meaning: "The part of a request that is hashed: one of these. A request without it goes by \
+              where it comes from. It is one setting, as is rate_limit.",
+    keys: &[
+        key(
+            "header",
+            TOKEN,
+            "null",
+            "The request header whose value is hashed.",
+        ),
+        key("cookie", TOKEN, "null", "The cookie whose value is hashed."),
+    ],
+};
+
+const AFFINITY: Section = Section {
+    path: "defaults.affinity",
+    meaning: "Sticky sessions. A backend that is full or gone breaks the bond, and the next one \
+              begins another. It is one setting: a mapping replaces that of a layer below as a \
+              whole.",
+    keys: &[
+        key(
+            "client",
+            SWITCH,
+            "true",
+            "Whether clients stay at all; `false` is the same as `affinity: none`.",
+        ),
+        key(
+            "timeout",
+            "`1s` to `24h`",
+            "10m",
+            "How long a backend is remembered after its client's last use of it.",
+        ),
+        key(
+            "cookie",
+            TOKEN,
+            "null",
+            "The cookie that the agent issues to tell clients apart, with admission request only; \
+             where it is only inherited and does not fit, it does not apply. Unset: a client is \
+             where it connects from.",
         ),
     ],
 };
@@ -465,8 +555,19 @@ const BACKENDS: Section = Section {
             "weight",
             "1 to 10000",
             "1",
-            "Its share in weighted strategies.",
-        )
-        .without_effect(),
+            "Its share where weights apply, as in strategy weighted-round-robin.",
+        ),
+        key(
+            "node",
+            LOCATION,
+            "null",
+            "The node that it runs on, for locality prefer-node.",
+        ),
+        key(
+            "zone",
+            LOCATION,
+            "null",
+            "The zone that it is in, for locality prefer-zone.",
+        ),
     ],
 };

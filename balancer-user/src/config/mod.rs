@@ -4,16 +4,19 @@
 //! `services` check the values, and every problem found is reported at once with its line. It
 //! refuses whatever it does not understand; nothing is half-applied, because there is no
 //! [`Config`] unless everything in it is good. The agent loads it at start and at each change of
-//! the file; the CLI checks and documents it. [`Config::load`] reads one file; all else is pure.
+//! the file; the CLI checks and documents it. [`Config::load`] reads one file, [`process_environment`] and
+//! [`host_name`] what they say; all else is pure.
 
 mod agent;
 mod agreement;
 mod bounds;
 mod claims;
+mod client;
 mod environment;
 mod functions;
 mod keys;
 mod listen;
+mod near;
 mod overflow;
 mod problem;
 mod raw;
@@ -33,7 +36,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overrides, ProbeConfig};
-pub use environment::{Lookup, process_environment};
+pub use environment::{Lookup, host_name, process_environment};
 pub use listen::{AdminAddress, ListenFault, Metrics};
 pub use overflow::Overflow;
 pub use problem::{ConfigError, MAX_SHOWN, Problem};
@@ -41,6 +44,7 @@ pub use reference::{defaults_yaml, reference_markdown};
 
 use crate::model::{DesiredState, Origin, Settings, words};
 use functions::Functions;
+use near::Near;
 use problem::{Findings, Place};
 use raw::{MAX_FILE_BYTES, RawConfig};
 
@@ -169,7 +173,8 @@ impl Config {
         agreement::of_defaults(&defaults, findings);
         let functions = Functions::check(raw.functions.unwrap_or_default(), findings);
         let services = raw.services.unwrap_or_default();
-        let services = services::check(services, &defaults, functions, findings);
+        let near = Near::new(agent.zone.is_some());
+        let services = services::check(services, &defaults, functions, near, findings);
         Self {
             source,
             agent,

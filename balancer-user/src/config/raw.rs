@@ -49,6 +49,8 @@ pub(crate) struct RawConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawAgent {
+    pub(crate) node: Option<Text>,
+    pub(crate) zone: Option<Text>,
     pub(crate) cgroup: Option<Text>,
     pub(crate) pin_path: Option<Text>,
     pub(crate) admin: Option<Vec<Text>>,
@@ -112,6 +114,10 @@ settings! {
     protocol: Text,
     admission: Text,
     strategy: Text,
+    hash: At<WordOr<RawHash>>,
+    affinity: At<WordOr<RawAffinity>>,
+    locality: Text,
+    slow_start: Text,
     max_inflight: Text,
     queue: Box<RawQueue>,
     rate_limit: At<WordOr<RawRateLimit>>,
@@ -122,6 +128,21 @@ settings! {
     queue_buffer_size: Text,
     max_retries: Text,
     health_check_interval_ms: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawHash {
+    pub(crate) header: Option<Text>,
+    pub(crate) cookie: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawAffinity {
+    pub(crate) client: Option<Text>,
+    pub(crate) timeout: Option<Text>,
+    pub(crate) cookie: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -166,11 +187,23 @@ pub(crate) struct RawBreaker {
 pub(crate) struct RawBackend {
     pub(crate) address: Option<Text>,
     pub(crate) weight: Option<Text>,
+    pub(crate) node: Option<Text>,
+    pub(crate) zone: Option<Text>,
 }
 
 impl Other<'_> for Vec<Text> {
     const SHAPE: &'static str = "a list";
     const IS_LIST: bool = true;
+}
+
+impl Other<'_> for RawHash {
+    const SHAPE: &'static str = "a mapping: {header: x-user} or {cookie: session}";
+    const IS_LIST: bool = false;
+}
+
+impl Other<'_> for RawAffinity {
+    const SHAPE: &'static str = "a mapping: {client: true, timeout: 10m}";
+    const IS_LIST: bool = false;
 }
 
 impl Other<'_> for RawRateLimit {

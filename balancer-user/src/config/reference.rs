@@ -122,9 +122,6 @@ fn about(key: &Key) -> String {
     if let Some(variable) = key.variable {
         about.push_str(&format!(" Environment: {variable}."));
     }
-    if !key.in_force {
-        about.push_str(" Has no effect in this version.");
-    }
     about
 }
 
@@ -171,8 +168,7 @@ All bad values are reported at once, each as
 
     FILE:LINE:COLUMN: what is wrong; what to do
 
-An agent that runs keeps what it had. A key that this version knows but does not go by is checked,
-and warned about.
+An agent that runs keeps what it had.
 ";
 
 fn section_markdown(out: &mut String, section: &Section) -> fmt::Result {
@@ -193,14 +189,9 @@ fn section_markdown(out: &mut String, section: &Section) -> fmt::Result {
         let variable = key
             .variable
             .map_or(String::new(), |name| format!("`{name}`"));
-        let note = if key.in_force {
-            ""
-        } else {
-            " *Has no effect in this version.*"
-        };
         writeln!(
             out,
-            "| `{}` | {} | {default} | {variable} | {}{note} |",
+            "| `{}` | {} | {default} | {variable} | {} |",
             key.name,
             key.values,
             meaning(key)

@@ -3,11 +3,14 @@
 //! Owns the keys of a service and of its backends. Gives the desired state; what was found wrong
 //! is in the findings, and then the state must not be used. Called by `Config::check`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::agreement;
 use super::claims::Claims;
 use super::functions::Functions;
+use super::near::Near;
 use super::problem::Findings;
 use super::raw::{At, RawBackend, RawService, Text};
 use super::settings::{self, Layer};
@@ -24,6 +27,7 @@ pub(crate) fn check(
     raw: Bounded<At<RawService>, MAX_SERVICES>,
     defaults: &Layer,
     mut functions: Functions,
+    near: Near,
     findings: &mut Findings,
 ) -> DesiredState {
     let last = raw.items.last().map(|at| at.spot);
@@ -41,6 +45,8 @@ pub(crate) fn check(
     let mut checker = Checker {
         findings,
         claims: Claims::default(),
+        near,
+        locations: HashSet::new(),
     };
     let mut state = DesiredState::default();
     for service in raw.items {
@@ -48,7 +54,8 @@ pub(crate) fn check(
             state.services.insert(service.name.clone(), service);
         }
     }
-    let claims = checker.claims;
+    let Checker { claims, near, .. } = checker;
+    near.conclude(defaults, findings);
     claims.frontends_apart_from_backends(findings);
     claims.count(last, findings);
     functions.warn_of_unused(findings);
@@ -59,6 +66,9 @@ pub(crate) fn check(
 struct Checker<'a> {
     findings: &'a mut Findings,
     claims: Claims,
+    near: Near,
+    /// Names of nodes and zones: one text for all backends that are there.
+    locations: HashSet<Arc<str>>,
 }
 
 impl Checker<'_> {
@@ -76,11 +86,12 @@ impl Checker<'_> {
             None => own,
         };
         agreement::of_service(&layer, self.claims.label(), at.spot, self.findings);
-        let settings = layer.settings;
         let frontends = self.frontends(&at);
-        let backends = self.backends(&at.value, settings.max_inflight.value);
+        let backends = self.backends(&at.value, layer.settings.max_inflight.value);
         self.families_fit(&at, &frontends, &backends);
-        name.map(|name| Service::new(name, settings, frontends, backends))
+        let service = (self.claims.label(), at.spot);
+        self.near.service(&layer, service, &backends, self.findings);
+        name.map(|name| Service::new(name, layer.settings, frontends, backends))
     }
 
     /// The service's name, if it is good; in any case the service has a label from here on.
@@ -168,11 +179,17 @@ impl Checker<'_> {
             return Vec::new();
         }
         let mut backends = Vec::with_capacity(list.items.len());
-        let mut warned = false;
         for at in &list.items {
-            let weight = self.weight(&at.value, &mut warned);
+            let weight = self.weight(&at.value);
+            let node = self.location(&at.value.node, "node");
+            let zone = self.location(&at.value.zone, "zone");
             if let Some(address) = self.backend_address(at, max_inflight) {
-                backends.push(Backend { address, weight });
+                backends.push(Backend {
+                    address,
+                    weight,
+                    node,
+                    zone,
+                });
             }
         }
         backends
@@ -204,19 +221,20 @@ impl Checker<'_> {
         );
     }
 
-    fn weight(&mut self, raw: &RawBackend, warned: &mut bool) -> u32 {
+    fn weight(&mut self, raw: &RawBackend) -> u32 {
         let Some(text) = &raw.weight else { return 1 };
-        let weight = value::number(text.into(), "weight", "", 1..=MAX_WEIGHT, self.findings);
-        let weight = weight.unwrap_or(1);
-        if weight != 1 && !*warned {
-            *warned = true;
-            self.findings.warn(
-                text.spot,
-                "weight has no effect in this version: every backend counts the same",
-                "remove it, or leave it for a later version",
-            );
+        let weight = value::count(text.into(), "weight", 1..=MAX_WEIGHT, self.findings);
+        weight.unwrap_or(1)
+    }
+
+    fn location(&mut self, text: &Option<Text>, what: &str) -> Option<Arc<str>> {
+        let text = text.as_ref()?;
+        if let Some(known) = self.locations.get(&*text.value) {
+            return Some(known.clone());
         }
-        weight
+        let location = value::location(text.into(), what, self.findings)?;
+        self.locations.insert(location.clone());
+        Some(location)
     }
 
     fn backend_address(&mut self, at: &At<RawBackend>, max_inflight: u32) -> Option<SocketAddr> {

@@ -5,6 +5,7 @@
 //! `agreement` sees to what the settings say together.
 
 use super::bounds;
+use super::client;
 use super::environment::{self, Lookup, Variable};
 use super::problem::{Findings, Place};
 use super::raw::{RawBreaker, RawHealth, RawQueue, RawSettings, Text};
@@ -23,6 +24,11 @@ pub(crate) struct Layer {
 pub(crate) struct Places {
     pub(crate) protocol: Option<Place>,
     pub(crate) admission: Option<Place>,
+    pub(crate) strategy: Option<Place>,
+    pub(crate) hash: Option<Place>,
+    pub(crate) affinity: Option<Place>,
+    pub(crate) locality: Option<Place>,
+    pub(crate) slow_start: Option<Place>,
     pub(crate) queue_size: Option<Place>,
     pub(crate) queue_adaptive: Option<Place>,
     pub(crate) health_path: Option<Place>,
@@ -46,6 +52,11 @@ impl Places {
         Self {
             protocol: self.protocol.or(below.protocol),
             admission: self.admission.or(below.admission),
+            strategy: self.strategy.or(below.strategy),
+            hash: self.hash.or(below.hash),
+            affinity: self.affinity.or(below.affinity),
+            locality: self.locality.or(below.locality),
+            slow_start: self.slow_start.or(below.slow_start),
             queue_size: self.queue_size.or(below.queue_size),
             queue_adaptive: self.queue_adaptive.or(below.queue_adaptive),
             health_path: self.health_path.or(below.health_path),
@@ -74,12 +85,6 @@ pub(crate) fn read(raw: &RawSettings, origin: Origin, findings: &mut Findings) -
         bounds::admission,
     );
     reader.read(
-        &mut settings.strategy,
-        "strategy",
-        &raw.strategy,
-        bounds::strategy,
-    );
-    reader.read(
         &mut settings.max_inflight,
         "max_inflight",
         &raw.max_inflight,
@@ -91,6 +96,7 @@ pub(crate) fn read(raw: &RawSettings, origin: Origin, findings: &mut Findings) -
         &raw.on_agent_loss,
         bounds::on_agent_loss,
     );
+    selection(raw, &mut layer, &mut reader);
     queue(raw, &mut layer, &mut reader);
     health(raw, &mut layer, &mut reader);
     if let Some(raw) = &raw.breaker {
@@ -109,7 +115,7 @@ pub(crate) fn of_environment(lookup: Lookup<'_>, findings: &mut Findings) -> Lay
     let Layer { settings, places } = &mut layer;
     let (queue, health) = (&mut settings.queue, &mut settings.health);
     let mut reader = VariableReader { lookup, findings };
-    reader.read(
+    places.strategy = reader.read(
         &mut settings.strategy,
         environment::STRATEGY,
         bounds::strategy,
@@ -137,6 +143,38 @@ pub(crate) fn of_environment(lookup: Lookup<'_>, findings: &mut Findings) -> Lay
         bounds::health_failures,
     );
     layer
+}
+
+fn selection(raw: &RawSettings, layer: &mut Layer, reader: &mut Reader<'_>) {
+    let Layer { settings, places } = layer;
+    places.strategy = reader.read(
+        &mut settings.strategy,
+        "strategy",
+        &raw.strategy,
+        bounds::strategy,
+    );
+    places.locality = reader.read(
+        &mut settings.locality,
+        "locality",
+        &raw.locality,
+        bounds::locality,
+    );
+    places.slow_start = reader.read(
+        &mut settings.slow_start,
+        "slow_start",
+        &raw.slow_start,
+        bounds::slow_start,
+    );
+    if let Some(raw) = &raw.hash {
+        let hash = client::hash(raw, reader.findings);
+        settings.hash.put(hash, reader.origin);
+        places.hash = Some(raw.spot.into());
+    }
+    if let Some(raw) = &raw.affinity {
+        let affinity = client::affinity(raw, reader.findings);
+        settings.affinity.put(affinity, reader.origin);
+        places.affinity = Some(raw.spot.into());
+    }
 }
 
 fn queue(raw: &RawSettings, layer: &mut Layer, reader: &mut Reader<'_>) {

@@ -8,8 +8,8 @@ use crate::model::{Admission, Strategy};
 /// Where services may come from.
 pub(crate) const SOURCES: &[Source] = &[Source::File];
 
-/// Strategies that the kernel programs have.
-pub(crate) const STRATEGIES: &[Strategy] = &[Strategy::IdleFirst];
+/// Strategies that the kernel programs and the agent have.
+pub(crate) const STRATEGIES: &[Strategy] = Strategy::ALL;
 
 /// Admissions that the kernel programs and the agent have.
 pub(crate) const ADMISSIONS: &[Admission] = &[Admission::Connection, Admission::Request];

@@ -69,7 +69,7 @@ where
 }
 
 /// A whole number called `what` within `range`, counted in `unit` (which may be empty).
-pub(crate) fn number(
+fn number(
     written: Written<'_>,
     what: &str,
     unit: &str,
@@ -99,6 +99,16 @@ pub(crate) fn number(
         format!("write a number{of_unit} from {low} to {high}, digits only"),
     );
     None
+}
+
+/// A whole number of things called `what` within `range`.
+pub(crate) fn count(
+    written: Written<'_>,
+    what: &str,
+    range: RangeInclusive<u32>,
+    findings: &mut Findings,
+) -> Option<u32> {
+    number(written, what, "", range, findings)
 }
 
 /// `true` or `false`.
@@ -238,6 +248,34 @@ pub(crate) fn address(
             );
         })
         .ok()
+}
+
+/// Bytes in the name of a node or a zone at most: what a DNS name may have.
+const MAX_LOCATION_BYTES: usize = 253;
+
+/// The name of a node or a zone. It is only ever compared, so any visible ASCII will do.
+pub(crate) fn location(
+    written: Written<'_>,
+    what: &str,
+    findings: &mut Findings,
+) -> Option<Arc<str>> {
+    let Written { text, place } = written;
+    let wrong = if text.is_empty() {
+        format!("{what} is empty")
+    } else if text.len() > MAX_LOCATION_BYTES {
+        let length = text.len();
+        format!("{what} has {length} bytes, and such a name has at most {MAX_LOCATION_BYTES}")
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        format!("{what} {text:?} contains what is no visible ASCII character")
+    } else {
+        return Some(text.into());
+    };
+    findings.reject(
+        place,
+        wrong,
+        "write a name as in node-1 or eu-central-1a, or remove the key",
+    );
+    None
 }
 
 /// An absolute path in its plain form.

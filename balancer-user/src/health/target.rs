@@ -103,10 +103,7 @@ mod tests {
             service.health.probe = Some(Setting::built_in(probe));
             service.health.path = Setting::built_in(format!("/{name}").into());
             service.health.interval = Setting::built_in(Duration::from_secs(interval_seconds));
-            service.backends = vec![Backend {
-                address: ADDRESS.parse().unwrap(),
-                weight: 1,
-            }];
+            service.backends = vec![Backend::at(ADDRESS.parse().unwrap())];
             (service.name.clone(), service)
         });
         DesiredState {

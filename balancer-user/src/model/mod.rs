@@ -6,6 +6,7 @@
 //! [`DesiredState`]; the planner, the admin API and the CLI read it.
 
 mod address;
+mod client;
 mod health;
 mod limit;
 mod name;
@@ -16,6 +17,7 @@ mod settings;
 mod strategy;
 
 pub use address::{AddressFault, canonical, check_backend, check_frontend, parse_address};
+pub use client::{Affinity, CookieName, HashKey, HeaderName, TokenFault};
 pub use health::{HealthSettings, Probe};
 pub use limit::{
     MAX_ADAPTIVE_QUEUE_SIZE, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS,
@@ -28,4 +30,4 @@ pub use service::{Backend, DesiredState, Service};
 pub use setting::{Origin, Setting};
 pub use settings::Settings;
 pub(crate) use strategy::words;
-pub use strategy::{Admission, Protocol, Strategy, UnknownWord};
+pub use strategy::{Admission, Locality, Protocol, Strategy, UnknownWord};

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::{
-    Admission, BreakerSettings, HealthSettings, OnAgentLoss, Protocol, QueueSettings, RateLimit,
-    ServiceName, Setting, Settings, Strategy,
+    Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Locality, OnAgentLoss, Protocol,
+    QueueSettings, RateLimit, ServiceName, Setting, Settings, Strategy,
 };
 
 /// All that a source wants balanced at one moment.
@@ -54,6 +56,15 @@ pub struct Service {
     pub admission: Setting<Admission>,
     /// How a backend is picked.
     pub strategy: Setting<Strategy>,
+    /// What keeps a client with its backend; `None`: nothing. In force: [`Service::sticks`].
+    pub affinity: Setting<Option<Affinity>>,
+    /// Which backends come first. In force: [`Service::prefers`].
+    pub locality: Setting<Locality>,
+    /// How long a backend that joins a running service, or is healthy again, gets less than its
+    /// share; zero: not at all. In force: [`Service::starts_slowly`].
+    pub slow_start: Setting<Duration>,
+    /// What strategy `consistent-hash` hashes. In force: [`Service::hashes`].
+    pub hash: Setting<HashKey>,
     /// Slots of each backend of this service; 0 is unlimited. For a backend that several services
     /// name, see [`DesiredState::backend_limits`].
     pub max_inflight: Setting<u32>,
@@ -90,6 +101,10 @@ impl Service {
             protocol,
             admission,
             strategy,
+            affinity,
+            locality,
+            slow_start,
+            hash,
             max_inflight,
             queue,
             rate_limit,
@@ -102,6 +117,10 @@ impl Service {
             protocol,
             admission,
             strategy,
+            affinity,
+            locality,
+            slow_start,
+            hash,
             max_inflight,
             queue,
             rate_limit,
@@ -112,15 +131,66 @@ impl Service {
             backends,
         }
     }
+
+    /// The affinity in force. There is none with strategy `leader`: a client that stayed with a
+    /// leader that lost the lead would make two of them. Without admission `request` no cookie can
+    /// be issued, and the client goes by where it connects from.
+    pub fn sticks(&self) -> Option<Affinity> {
+        let mut affinity = self.affinity.value.clone()?;
+        if self.admission.value != Admission::Request {
+            affinity.cookie = None;
+        }
+        (self.strategy.value != Strategy::Leader).then_some(affinity)
+    }
+
+    /// The locality in force: strategies that pick the same backend on every node have none.
+    pub fn prefers(&self) -> Locality {
+        match self.strategy.value {
+            Strategy::Leader | Strategy::ConsistentHash => Locality::None,
+            _ => self.locality.value,
+        }
+    }
+
+    /// The slow start in force: a leader takes over whole.
+    pub fn starts_slowly(&self) -> Duration {
+        match self.strategy.value {
+            Strategy::Leader => Duration::ZERO,
+            _ => self.slow_start.value,
+        }
+    }
+
+    /// What is hashed: only where the agent reads requests can that be a part of one.
+    pub fn hashes(&self) -> HashKey {
+        match self.admission.value {
+            Admission::Request => self.hash.value.clone(),
+            Admission::Connection | Admission::Activity => HashKey::Client,
+        }
+    }
 }
 
 /// One pod's address and port, as one service sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
     /// Canonical. Equal addresses in two services are one backend with one count.
     pub address: SocketAddr,
     /// Its share in weighted strategies, 1 to [`super::MAX_WEIGHT`].
     pub weight: u32,
+    /// The node that it runs on, if the source says so.
+    pub node: Option<Arc<str>>,
+    /// The zone of that node, if the source says so.
+    pub zone: Option<Arc<str>>,
+}
+
+impl Backend {
+    /// A backend of weight 1, somewhere.
+    pub const fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            weight: 1,
+            node: None,
+            zone: None,
+        }
+    }
 }
 
 /// The lower of two limits, 0 being unlimited.
@@ -137,13 +207,10 @@ mod tests {
 
     #[test]
     fn a_backend_of_several_services_is_one_with_the_tightest_limit() {
-        let backend = Backend {
-            address: "10.1.0.2:8080".parse().unwrap(),
-            weight: 1,
-        };
+        let backend = Backend::at("10.1.0.2:8080".parse().unwrap());
         let service = |name: &str, max_inflight: u32| Service {
             max_inflight: Setting::built_in(max_inflight),
-            backends: vec![backend],
+            backends: vec![backend.clone()],
             ..Service::named(name.parse().unwrap())
         };
         let limits_of = |limits: &[u32]| {
@@ -160,5 +227,43 @@ mod tests {
         assert_eq!(limits_of(&[0, 0]), 0);
         assert_eq!(limits_of(&[0, 3, 2]), 2);
         assert_eq!(limits_of(&[5, 0]), 5);
+    }
+
+    #[test]
+    fn what_does_not_fit_strategy_or_admission_is_not_in_force() {
+        let header = HashKey::Header("x-user".parse().unwrap());
+        let affinity = Affinity {
+            timeout: Affinity::DEFAULT_TIMEOUT,
+            cookie: Some("session".parse().unwrap()),
+        };
+        let service = |strategy, admission| Service {
+            strategy: Setting::built_in(strategy),
+            admission: Setting::built_in(admission),
+            affinity: Setting::built_in(Some(affinity.clone())),
+            locality: Setting::built_in(Locality::PreferNode),
+            slow_start: Setting::built_in(Duration::from_secs(30)),
+            hash: Setting::built_in(header.clone()),
+            ..Service::named("hello".parse().unwrap())
+        };
+        let all = service(Strategy::Random, Admission::Request);
+        assert_eq!(all.sticks(), Some(affinity.clone()));
+        assert_eq!(all.prefers(), Locality::PreferNode);
+        assert_eq!(all.starts_slowly(), Duration::from_secs(30));
+        assert_eq!(all.hashes(), header);
+
+        let by_connection = service(Strategy::ConsistentHash, Admission::Connection);
+        let without_cookie = Affinity {
+            cookie: None,
+            ..affinity.clone()
+        };
+        assert_eq!(by_connection.sticks(), Some(without_cookie));
+        assert_eq!(by_connection.prefers(), Locality::None);
+        assert_eq!(by_connection.starts_slowly(), Duration::from_secs(30));
+        assert_eq!(by_connection.hashes(), HashKey::Client);
+
+        let leader = service(Strategy::Leader, Admission::Request);
+        assert_eq!(leader.sticks(), None);
+        assert_eq!(leader.prefers(), Locality::None);
+        assert_eq!(leader.starts_slowly(), Duration::ZERO);
     }
 }

@@ -4,9 +4,11 @@
 //! and build services from the outcome. What a place does not set is built-in there, so nothing
 //! but the origin says whether a value counts.
 
+use std::time::Duration;
+
 use super::{
-    Admission, BreakerSettings, HealthSettings, OnAgentLoss, Protocol, QueueSettings, RateLimit,
-    Setting, Strategy,
+    Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Locality, OnAgentLoss, Protocol,
+    QueueSettings, RateLimit, Setting, Strategy,
 };
 
 /// The settings of a service.
@@ -18,6 +20,15 @@ pub struct Settings {
     pub admission: Setting<Admission>,
     /// How a backend is picked.
     pub strategy: Setting<Strategy>,
+    /// What keeps a client with its backend; `None`: nothing.
+    pub affinity: Setting<Option<Affinity>>,
+    /// Which backends come first.
+    pub locality: Setting<Locality>,
+    /// How long a backend that joins a running service, or is healthy again, gets less than its
+    /// share; zero: not at all.
+    pub slow_start: Setting<Duration>,
+    /// What strategy `consistent-hash` hashes.
+    pub hash: Setting<HashKey>,
     /// Slots of each backend; 0 is unlimited.
     pub max_inflight: Setting<u32>,
     /// Where what finds no available backend waits.
@@ -40,6 +51,10 @@ impl Settings {
             protocol: self.protocol.over(below.protocol),
             admission: self.admission.over(below.admission),
             strategy: self.strategy.over(below.strategy),
+            affinity: self.affinity.clone().over(below.affinity.clone()),
+            locality: self.locality.over(below.locality),
+            slow_start: self.slow_start.over(below.slow_start),
+            hash: self.hash.clone().over(below.hash.clone()),
             max_inflight: self.max_inflight.over(below.max_inflight),
             queue: self.queue.over(&below.queue),
             rate_limit: self.rate_limit.over(below.rate_limit),

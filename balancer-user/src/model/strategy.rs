@@ -1,4 +1,4 @@
-//! The words that a service's settings may be: strategy, admission, protocol.
+//! The words that a service's settings may be: strategy, locality, admission, protocol.
 //!
 //! Knows every word of the contract, whether or not this version can act on it: what is supported
 //! is the configuration's to say, so that a later version opens a word up in one place.
@@ -98,6 +98,19 @@ words! {
 }
 
 words! {
+    /// Which backends come first among the available ones; the others serve what these cannot.
+    Locality, "locality" {
+        /// None.
+        #[default]
+        None = "none",
+        /// Those on the agent's own node.
+        PreferNode = "prefer-node",
+        /// Those in the agent's own zone.
+        PreferZone = "prefer-zone",
+    }
+}
+
+words! {
     /// What takes a slot.
     Admission, "admission" {
         /// A connection, from `connect()` until it ends.
@@ -133,6 +146,10 @@ mod tests {
         }
         for admission in Admission::ALL {
             assert_eq!(admission.as_str().parse(), Ok(*admission));
+        }
+        for locality in Locality::ALL {
+            assert_eq!(locality.as_str().parse(), Ok(*locality));
+            assert_eq!(locality.as_str().replace('-', "_").parse(), Ok(*locality));
         }
         for protocol in Protocol::ALL {
             assert_eq!(protocol.as_str().parse(), Ok(*protocol));

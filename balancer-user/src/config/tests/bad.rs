@@ -150,14 +150,6 @@ fn words_that_are_unknown_or_not_supported_yet() {
             ],
         ),
         (
-            "defaults:\n  strategy: round_robin\n",
-            2,
-            &[
-                "\"round-robin\" is not supported by this version",
-                "supported: idle-first",
-            ],
-        ),
-        (
             "defaults: {admission: activity}\n",
             1,
             &["not supported", "supported: connection, request"],
@@ -168,9 +160,17 @@ fn words_that_are_unknown_or_not_supported_yet() {
             &["\"udp\" is no protocol", "tcp, http"],
         ),
         (
-            "functions: {a: {strategy: p2c}}\n",
+            "functions: {a: {strategy: p3c}}\n",
             1,
-            &["\"p2c\" is not supported"],
+            &["\"p3c\" is no strategy"],
+        ),
+        (
+            "defaults:\n  locality: prefer-rack\n",
+            2,
+            &[
+                "\"prefer-rack\" is no locality",
+                "none, prefer-node, prefer-zone",
+            ],
         ),
         (
             "agent: {log: {level: loud}}\n",
@@ -459,10 +459,11 @@ fn a_bad_variable_is_named_instead_of_a_line() {
             "\"fastest\" is no strategy",
         ),
         (
-            "POD_SELECTION_STRATEGY",
-            "round_robin",
-            "not supported by this version",
+            "IDLEFIRST_NODE",
+            "node 1",
+            "node \"node 1\" contains what is no visible ASCII",
         ),
+        ("IDLEFIRST_ZONE", "zône", "no visible ASCII"),
         ("IDLEFIRST_CGROUP", "here", "not an absolute path"),
         ("IDLEFIRST_PIN_PATH", "./x", "not an absolute path"),
         (

@@ -67,6 +67,8 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("agent: {health_checks: {x: 1}}", at("agent.health_checks")),
         ("agent: {log: {x: 1}}", at("agent.log")),
         ("defaults: {x: 1}", settings()),
+        ("defaults: {hash: {x: 1}}", at("defaults.hash")),
+        ("defaults: {affinity: {x: 1}}", at("defaults.affinity")),
         ("defaults: {queue: {x: 1}}", at("defaults.queue")),
         ("defaults: {rate_limit: {x: 1}}", at("defaults.rate_limit")),
         ("defaults: {health: {x: 1}}", at("defaults.health")),

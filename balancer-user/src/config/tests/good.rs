@@ -65,10 +65,7 @@ fn the_contracts_example_is_read_whole() {
         Setting::new(Strategy::IdleFirst, Origin::Defaults)
     );
     assert_eq!(service.frontends, [address("10.96.0.10:8080")]);
-    let backend = |text| Backend {
-        address: address(text),
-        weight: 1,
-    };
+    let backend = |text| Backend::at(address(text));
     assert_eq!(
         service.backends,
         [backend("10.1.0.2:8080"), backend("10.1.0.3:8080")]
@@ -98,9 +95,12 @@ fn a_file_that_only_names_its_source_is_all_defaults() {
 
 #[test]
 fn the_agents_keys_are_read() {
-    let text = "agent:\n  cgroup: /sys/fs/cgroup/unified/a\n  pin_path: /bpf/x\n  \
+    let text = "agent:\n  node: node-1\n  zone: eu-1a\n  \
+                cgroup: /sys/fs/cgroup/unified/a\n  pin_path: /bpf/x\n  \
                 admin: ['[::1]:9091']\n  metrics: none\n  log: {level: debug, format: json}\n";
     let agent = parse(text).unwrap().config.agent;
+    assert_eq!(agent.node.as_deref(), Some("node-1"));
+    assert_eq!(agent.zone.as_deref(), Some("eu-1a"));
     assert_eq!(
         agent.cgroup,
         Some(PathBuf::from("/sys/fs/cgroup/unified/a"))
@@ -238,15 +238,10 @@ pub(super) fn sharing(services: usize) -> String {
 #[test]
 fn what_has_no_effect_or_looks_odd_is_warned_of() {
     let service = |rest: &str| format!("services:\n- name: a\n  frontends: [10.0.0.1:80]\n{rest}");
-    let pod = "  backends: [{address: 10.1.0.1:80, weight: 3}]\n";
     let two_limits = "  max_inflight: 1\n  backends: [{address: 10.1.0.1:80}]\n\
                       - name: b\n  frontends: [10.0.0.2:80]\n  max_inflight: 3\n  \
                       backends: [{address: 10.1.0.1:80}]\n";
     for (text, expected) in [
-        (
-            service(pod),
-            "test.yaml:4:45: weight has no effect in this version",
-        ),
         (
             service(two_limits),
             "test.yaml:9:24: backend 10.1.0.1:80 has max_inflight 3 in default/b and 1 in \
@@ -267,7 +262,7 @@ fn what_has_no_effect_or_looks_odd_is_warned_of() {
 #[test]
 fn a_clean_file_is_not_warned_of() {
     let text = "services:\n- name: a\n  frontends: [10.0.0.1:80]\n  max_inflight: 1\n  \
-                backends: [{address: 10.1.0.1:80, weight: 1}]\nfunctions: {a: {max_inflight: 2}}\n";
+                backends: [{address: 10.1.0.1:80, weight: 3}]\nfunctions: {a: {max_inflight: 2}}\n";
     assert_eq!(warnings(text), [""; 0]);
 }
 

@@ -41,6 +41,11 @@ fn the_environment_stands_over_defaults_and_under_the_service() {
         let state = loaded.config.desired_state();
         state.services.values().next().unwrap().strategy
     };
+    for word in Strategy::ALL {
+        let variable = word.as_str().replace('-', "_");
+        let of_environment = Setting::new(*word, Origin::Environment);
+        assert_eq!(strategy(SERVICE, &variable), of_environment);
+    }
     let from = |origin| Setting::new(Strategy::IdleFirst, origin);
     let defaults = format!("defaults: {{strategy: idle-first}}\n{SERVICE}");
     let own = format!("{defaults}  strategy: idle-first\n");
@@ -58,9 +63,11 @@ fn the_environment_stands_over_defaults_and_under_the_service() {
 
 #[test]
 fn variables_win_over_the_file_and_flags_over_both() {
-    let text = "agent:\n  cgroup: /file\n  pin_path: /file\n  admin: ['unix:/file']\n  \
+    let text = "agent:\n  node: file\n  zone: file\n  cgroup: /file\n  pin_path: /file\n  admin: ['unix:/file']\n  \
                 metrics: 127.0.0.1:1\n  log: {level: error, format: json}\n";
     let environment = [
+        ("IDLEFIRST_NODE", "variable"),
+        ("IDLEFIRST_ZONE", "variable"),
         ("IDLEFIRST_CGROUP", "/variable"),
         ("IDLEFIRST_PIN_PATH", "/variable"),
         ("IDLEFIRST_ADMIN", "unix:/variable, 127.0.0.1:2"),
@@ -69,10 +76,14 @@ fn variables_win_over_the_file_and_flags_over_both() {
         ("IDLEFIRST_LOG_FORMAT", "text"),
     ];
     let of_file = parse(text).unwrap().config;
+    assert_eq!(of_file.agent.node.as_deref(), Some("file"));
+    assert_eq!(of_file.agent.zone.as_deref(), Some("file"));
     assert_eq!(of_file.agent.cgroup, Some("/file".into()));
     assert_eq!(of_file.agent.log.level, LogLevel::Error);
 
     let config = parse_with(text, &environment).unwrap().config;
+    assert_eq!(config.agent.node.as_deref(), Some("variable"));
+    assert_eq!(config.agent.zone.as_deref(), Some("variable"));
     assert_eq!(config.agent.cgroup, Some("/variable".into()));
     assert_eq!(config.agent.pin_path, std::path::Path::new("/variable"));
     assert_eq!(

@@ -7,6 +7,7 @@ mod documents;
 mod good;
 mod hostile;
 mod layers;
+mod selection;
 mod settings;
 
 use super::{Config, ConfigError, Loaded, Problem};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{assert_refused, parse, parse_with, problems, warnings};
 use crate::model::{
-    Admission, OnAgentLoss, Origin, Probe, Protocol, QueueTimeout, RateLimit, Refuse, Service,
-    Setting,
+    Admission, Affinity, HashKey, Locality, OnAgentLoss, Origin, Probe, Protocol, QueueTimeout,
+    RateLimit, Refuse, Service, Setting, Strategy,
 };
 
 /// A file of one service, `x/a`, with these further lines.
@@ -15,7 +15,7 @@ pub(super) fn with_service(rest: &str) -> String {
 }
 
 /// The one service of `text`, in an environment of these variables.
-fn service_of(text: &str, variables: &[(&str, &str)]) -> Service {
+pub(super) fn service_of(text: &str, variables: &[(&str, &str)]) -> Service {
     let loaded = parse_with(text, variables).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut services = loaded.config.desired_state().services;
     assert_eq!(services.len(), 1, "{text}");
@@ -27,7 +27,9 @@ fn service(rest: &str) -> Service {
 }
 
 const EVERY_KEY: &str = "
-  protocol: http, admission: request, strategy: idle_first, max_inflight: 4,
+  protocol: http, admission: request, strategy: consistent_hash, max_inflight: 4,
+  hash: {header: X-User}, affinity: {client: true, timeout: 5m, cookie: session},
+  locality: none, slow_start: 30s,
   queue: {size: 20, timeout: 2s, attempts: 3, tick: 5ms, overtaking: true, refuse: kernel,
           adaptive: true},
   rate_limit: {per_second: 100, burst: 20}, on_agent_loss: refuse,
@@ -43,6 +45,16 @@ fn assert_every_key(service: &Service, origin: Origin) {
     is(service.protocol, Protocol::Http, origin);
     is(service.admission, Admission::Request, origin);
     is(service.max_inflight, 4, origin);
+    is(service.strategy, Strategy::ConsistentHash, origin);
+    let header = HashKey::Header("x-user".parse().unwrap());
+    is(service.hash.clone(), header, origin);
+    let affinity = Affinity {
+        timeout: seconds(300),
+        cookie: Some("session".parse().unwrap()),
+    };
+    is(service.affinity.clone(), Some(affinity), origin);
+    is(service.locality, Locality::None, origin);
+    is(service.slow_start, seconds(30), origin);
     is(queue.size, 20, origin);
     is(queue.timeout, QueueTimeout::Fixed(seconds(2)), origin);
     is(queue.attempts, 3, origin);
@@ -89,6 +101,11 @@ fn a_silent_service_has_the_contracts_defaults() {
     let service = service("");
     let milliseconds = Duration::from_millis;
     let queue = service.queue;
+    assert_eq!(service.strategy, Setting::built_in(Strategy::IdleFirst));
+    assert_eq!(service.hash, Setting::built_in(HashKey::Client));
+    assert_eq!(service.affinity, Setting::built_in(None));
+    assert_eq!(service.locality, Setting::built_in(Locality::None));
+    assert_eq!(service.slow_start, Setting::built_in(Duration::ZERO));
     assert_eq!(queue.size, Setting::built_in(10));
     let timeout = QueueTimeout::Fixed(milliseconds(100));
     assert_eq!(queue.timeout, Setting::built_in(timeout));
@@ -236,6 +253,8 @@ fn two_names_of_one_setting_in_one_mapping() {
 #[test]
 fn every_bound_is_exact() {
     for (key, low, high, below, above) in [
+        ("slow_start: #", "0s", "1h", "0", "3600001ms"),
+        ("affinity: {timeout: #}", "1s", "24h", "999ms", "25h"),
         ("queue: {size: #}", "0", "100000", "-1", "100001"),
         ("queue: {timeout: #}", "0ms", "1h", "0", "3600001ms"),
         ("queue: {attempts: #}", "1", "1000", "0", "1001"),

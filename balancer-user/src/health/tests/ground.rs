@@ -113,9 +113,7 @@ pub(super) fn service(name: &str, probe: Probe, backends: &[SocketAddr]) -> Serv
     service.health.probe = Some(Setting::built_in(probe));
     service.health.interval = Setting::built_in(Duration::from_millis(20));
     service.health.timeout = Setting::built_in(Duration::from_secs(5));
-    let backends = backends
-        .iter()
-        .map(|&address| Backend { address, weight: 1 });
+    let backends = backends.iter().map(|&address| Backend::at(address));
     service.backends = backends.collect();
     service
 }
