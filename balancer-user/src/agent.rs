@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -22,15 +22,15 @@ use tokio::{
 };
 
 use crate::{
-    admin,
-    config::{AgentConfig, Config, Loaded, Overrides, Source, process_environment},
+    adaptive, admin,
+    config::{AgentConfig, Config, Loaded, Overrides, Source, host_name, process_environment},
     descriptors,
     health::{Health, Observation, Prober},
     heartbeat::Heartbeat,
     journal::Journal,
     kernel::{Kernel, Options},
     overflow::{self, Overflow, Queues},
-    reconcile::{Mark, Marking, Progress, Reconciler},
+    reconcile::{Advice, Here, Mark, Marking, Progress, Reconciler},
     source::file::{self, Fingerprint},
     state::{Snapshot, State},
     telemetry::{self, LogControl},
@@ -108,9 +108,14 @@ impl Parts {
         })?);
         let state = Arc::new(State::new(loaded, config_path.to_owned()));
         let progress = Progress::default();
-        let mut reconciler = Reconciler::new(kernel.clone(), progress.clone());
+        let here = Here {
+            node: agent.node.clone().or_else(host_name),
+            zone: agent.zone.clone(),
+        };
+        let mut reconciler = Reconciler::new(kernel.clone(), progress.clone(), here)?;
         let mut snapshots = state.subscribe();
         reconciler.advance(&snapshots.borrow_and_update().clone());
+        reconciler.settle_tables();
         let journal = Journal::default();
         let services = overflow::Services {
             progress: progress.clone(),
@@ -121,7 +126,7 @@ impl Parts {
             &kernel,
             queues.clone(),
             agent.workers.unwrap_or_else(default_workers),
-            tell_breakers(kernel.clone(), progress.clone(), journal.clone()),
+            tell(kernel.clone(), progress.clone(), journal.clone()),
         )?;
         let heartbeat = Heartbeat::new(
             kernel.clone(),
@@ -150,14 +155,15 @@ impl Parts {
 
     /// Starts the tasks.
     fn start(self, listeners: admin::Listeners) -> Running {
-        let (markings, marked) = mpsc::unbounded_channel();
+        let (advice, advised) = mpsc::unbounded_channel();
+        let verdicts = adaptive::Verdicts::default();
         let (observe, observations) = mpsc::unbounded_channel();
         let prober = Prober::new(self.agent.probes, self.agent.cache_max_size);
         let (ready, ready_receiver) = watch::channel(true);
         let ready = Arc::new(ready);
         let context = admin::Context {
             kernel: self.kernel.clone(),
-            progress: self.progress,
+            progress: self.progress.clone(),
             state: self.state.subscribe(),
             ready: ready_receiver,
             log: self.log,
@@ -166,7 +172,8 @@ impl Parts {
             health: prober.handle(),
             probes: prober.figures(),
             journal: self.journal.clone(),
-            markings: markings.clone(),
+            advice: advice.clone(),
+            verdicts: verdicts.clone(),
             collects_metrics: self.agent.collect_metrics,
             stats: admin::StatsCache::default(),
             refusals: admin::ToldRefusals::default(),
@@ -176,11 +183,19 @@ impl Parts {
         tasks.spawn(async move {
             listeners.serve(context, ended(stopped)).await;
         });
-        tasks.spawn(self.reconciler.run(self.snapshots, marked));
+        tasks.spawn(self.reconciler.run(self.snapshots, advised));
         tasks.spawn(self.heartbeat.run(ready.clone()));
         tasks.spawn(overflow::settle(self.kernel.clone(), self.queues));
         tasks.spawn(prober.run(self.state.subscribe(), observe));
-        tasks.spawn(mark_by_health(observations, markings, self.journal));
+        let watch = adaptive::Watch::new(
+            self.kernel.clone(),
+            self.progress.clone(),
+            self.state.subscribe(),
+            advice.clone(),
+            verdicts.clone(),
+        );
+        tasks.spawn(watch.run());
+        tasks.spawn(mark_by_health(observations, advice, self.journal));
         Running {
             tasks,
             ready,
@@ -216,29 +231,38 @@ impl Running {
 /// Passes the verdicts of probes on to where backends are marked.
 async fn mark_by_health(
     mut observations: mpsc::UnboundedReceiver<Observation>,
-    markings: mpsc::UnboundedSender<Marking>,
+    advice: mpsc::UnboundedSender<Advice>,
     journal: Journal,
 ) {
     while let Some(Observation { address, health }) = observations.recv().await {
         let is_set = health == Health::Unhealthy;
         journal.health(address, is_set);
-        let _ = markings.send(Marking {
+        let _ = advice.send(Advice::Mark(Marking {
             address,
             mark: Mark::Unhealthy,
             is_set,
-        });
+        }));
     }
 }
 
-/// Tells whoever listens what the programs' breakers do, and what they steer.
-fn tell_breakers(kernel: Arc<Kernel>, progress: Progress, journal: Journal) -> overflow::Listener {
+/// Tells whoever listens what the programs' breakers do, who leads, and what they steer.
+fn tell(kernel: Arc<Kernel>, progress: Progress, journal: Journal) -> overflow::Listener {
     Box::new(move |kind: EventKind, event: &Event| {
         let service = progress.assignment().name_of(event.service).cloned();
         let backend = kernel.memory().backend(event.backend).map(|backend| {
             let (address, port) = backend.address();
             SocketAddr::new(address.into(), port.into())
         });
-        journal.reported(kind, service, backend);
+        match kind {
+            // Without a leader before it is no failover.
+            EventKind::Elected if event.steered_at_ns == 0 => {}
+            EventKind::Elected => journal.elected(service, backend),
+            EventKind::FailedOver => {
+                let after = event.at_ns.saturating_sub(event.steered_at_ns);
+                journal.failed_over(service, backend, Duration::from_nanos(after));
+            }
+            _ => journal.reported(kind, service, backend),
+        }
     })
 }
 

@@ -1,12 +1,14 @@
 //! The Idlefirst agent: from a source of services to eBPF maps, and back to
 //! whoever wants to look. See ARCHITECTURE.md for the path of data.
 
+pub mod adaptive;
 pub mod admin;
 pub mod agent;
 pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod descriptors;
+pub mod failover;
 pub mod health;
 pub mod heartbeat;
 pub mod journal;

@@ -6,7 +6,10 @@ use std::{fs::File, io, path::Path};
 use super::KernelError;
 use aya::{
     Btf, Ebpf,
-    programs::{CgroupAttachMode, Iter, Program, ProgramError},
+    programs::{
+        CgroupAttachMode, CgroupSkbAttachType, Iter, Program, ProgramError,
+        cgroup_skb::CgroupSkbLink,
+    },
 };
 
 /// Programs on the cgroup, trackers first and takers last.
@@ -19,6 +22,9 @@ const ON_CGROUP: [&str; 6] = [
     "idle_connect6",
 ];
 
+/// What sees the first bytes of responses: attached while a service needs it.
+const MEASURING: &str = "idle_answered";
+
 /// The look-up of listeners in the agent's network namespace.
 const ON_NETNS: &str = "idle_admit";
 
@@ -27,7 +33,7 @@ pub(super) const DUMP: &str = "idle_dump";
 
 /// Every program of the object.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    ON_CGROUP.into_iter().chain([ON_NETNS, DUMP])
+    ON_CGROUP.into_iter().chain([ON_NETNS, MEASURING, DUMP])
 }
 
 /// With links, the kernel adds multi semantics by itself, and any other mode is
@@ -43,6 +49,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
             Program::CgroupSock(program) => program.load(),
             Program::SockOps(program) => program.load(),
             Program::SkLookup(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
             Program::Iter(program) => program.load("bpf_sk_storage_map", &btf),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
@@ -79,6 +86,21 @@ pub(super) fn attach(
         result.map_err(|error| explain(name, path, error))?;
     }
     Ok(())
+}
+
+/// Attaches the program that sees responses. It is off again when the link is dropped.
+pub(super) fn measure(
+    ebpf: &mut Ebpf,
+    cgroup: &File,
+    path: &Path,
+) -> Result<CgroupSkbLink, KernelError> {
+    let result = match program(ebpf, MEASURING)? {
+        Program::CgroupSkb(program) => program
+            .attach(cgroup, CgroupSkbAttachType::Ingress, MODE)
+            .and_then(|link| program.take_link(link)),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    result.map_err(|error| explain(MEASURING, path, error))
 }
 
 /// Takes the programs off the cgroup, takers first, so that no slot is taken

@@ -12,10 +12,11 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
-    programs::Program,
+    programs::{Program, cgroup_skb::CgroupSkbLink},
 };
 use balancer_common::{
     address::FrontendKey,
+    affinity::{Binding, Bound},
     connection::{AgentState, FlowTarget},
     counter::{FAULTS, ServiceCounters},
     histogram, maps,
@@ -28,6 +29,7 @@ use super::{
     preflight,
     record::Record,
     syscall,
+    tables::StrategyMaps,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/idlefirst.bpf.o"));
@@ -65,8 +67,11 @@ pub struct Kernel {
     decision_time: PerCpuArray<MapData, u64>,
     agent: Mutex<Array<MapData, Record<AgentState>>>,
     overflow: OverflowMaps,
+    strategies: StrategyMaps,
     events: Mutex<Option<RingBuf<MapData>>>,
     ebpf: Mutex<Ebpf>,
+    /// What sees responses, while it is attached.
+    measuring: Mutex<Option<CgroupSkbLink>>,
     /// Possible CPUs: values of a per-CPU map.
     cpus: usize,
     cgroup_path: PathBuf,
@@ -103,6 +108,9 @@ impl Kernel {
         pins.pin(&ebpf)?;
         let fd = |name| map_data(&ebpf, name).map(|data| data.fd().as_fd());
         let memory = Memory::map(fd(maps::SERVICES)?, fd(maps::LEAVES)?, fd(maps::BACKENDS)?)?;
+        let tables = fd(maps::TABLES)?
+            .try_clone_to_owned()
+            .map_err(KernelError::system("duplicating the descriptor of TABLES"))?;
         Ok(Self {
             memory,
             frontends: Mutex::new(typed(take(&mut ebpf, maps::FRONTENDS)?, maps::FRONTENDS)?),
@@ -120,8 +128,13 @@ impl Kernel {
                     maps::OVERFLOW_SOCK,
                 )?),
             },
+            strategies: StrategyMaps {
+                tables,
+                affinity: Mutex::new(typed(take(&mut ebpf, maps::AFFINITY)?, maps::AFFINITY)?),
+            },
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             ebpf: Mutex::new(ebpf),
+            measuring: Mutex::new(None),
             cpus: aya::util::nr_cpus()
                 .map_err(|(_, error)| KernelError::system("counting CPUs")(error))?,
             cgroup_path,
@@ -151,6 +164,7 @@ impl Kernel {
     /// Detaches the programs: connects are not steered any more, and slots of
     /// live connections are forgotten.
     pub fn detach(&self) {
+        *held(&self.measuring) = None;
         attach::detach(&mut held(&self.ebpf));
     }
 
@@ -308,6 +322,59 @@ impl Kernel {
         self.overflow.flows()
     }
 
+    /// Gives services their tables of positions, in place of those they had. Each swap is atomic.
+    ///
+    /// Slow: the kernel waits until no program can still see the old table.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for them.
+    pub fn put_tables(&self, tables: Vec<(u32, Vec<u64>)>) -> Result<(), KernelError> {
+        self.strategies.put(&tables)?;
+        for (service, words) in tables {
+            self.memory.keep_table(service, words);
+        }
+        Ok(())
+    }
+
+    /// What a client is bound to, lapsed or not.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn bound(&self, binding: Binding) -> Result<Option<Bound>, KernelError> {
+        self.strategies.bound(binding)
+    }
+
+    /// Binds a client to a backend.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn bind(&self, binding: Binding, bound: Bound) -> Result<(), KernelError> {
+        self.strategies.bind(binding, bound)
+    }
+
+    /// Every client that is bound to a backend, lapsed or not.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn bindings(&self) -> Result<Vec<(Binding, Bound)>, KernelError> {
+        self.strategies.bindings()
+    }
+
+    /// Has the programs see first bytes of responses, or not.
+    ///
+    /// # Errors
+    /// If the kernel or a program of someone else forbids it.
+    pub fn measure(&self, is_on: bool) -> Result<(), KernelError> {
+        let mut link = held(&self.measuring);
+        if !is_on {
+            *link = None;
+        } else if link.is_none() {
+            let mut ebpf = held(&self.ebpf);
+            *link = Some(attach::measure(&mut ebpf, &self.cgroup, &self.cgroup_path)?);
+        }
+        Ok(())
+    }
+
     /// What the programs tell, for the one who asks first; `None` for anyone else.
     ///
     /// # Errors
@@ -390,7 +457,7 @@ fn sum(
 
 fn map_data<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e MapData, KernelError> {
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::SkStorage(data)) => Ok(data),
+        Some(Map::Array(data) | Map::SkStorage(data) | Map::ArrayOfMaps(data)) => Ok(data),
         _ => Err(KernelError::Missing { what: "map", name }),
     }
 }

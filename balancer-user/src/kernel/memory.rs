@@ -3,7 +3,13 @@
 //! What the agent writes here is in force for the next connect, without a
 //! system call; what it reads is what the programs count with.
 
-use std::{io, os::fd::BorrowedFd, ptr::NonNull};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::BorrowedFd,
+    ptr::NonNull,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use balancer_common::{
     maps::{self, MAX_BACKENDS, MAX_LEAVES, MAX_SERVICES},
@@ -15,6 +21,8 @@ use super::KernelError;
 /// The three arrays. Records are reached through [`Tables`].
 #[derive(Debug)]
 pub struct Memory {
+    /// Copies of what is in TABLES, by service.
+    tables: RwLock<HashMap<u32, Arc<[u64]>>>,
     services: Mapped<Service>,
     leaves: Mapped<Leaf>,
     backends: Mapped<Backend>,
@@ -27,6 +35,7 @@ impl Memory {
         backends: BorrowedFd<'_>,
     ) -> Result<Self, KernelError> {
         Ok(Self {
+            tables: RwLock::default(),
             services: Mapped::new(services, MAX_SERVICES)
                 .map_err(KernelError::system("mapping SERVICES into memory"))?,
             leaves: Mapped::new(leaves, MAX_LEAVES)
@@ -34,6 +43,12 @@ impl Memory {
             backends: Mapped::new(backends, MAX_BACKENDS)
                 .map_err(KernelError::system("mapping BACKENDS into memory"))?,
         })
+    }
+
+    /// Remembers what was put in TABLES.
+    pub(super) fn keep_table(&self, service: u32, words: Vec<u64>) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.insert(service, words.into());
     }
 }
 
@@ -48,6 +63,15 @@ impl Tables for Memory {
 
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(id)
+    }
+
+    fn table_word(&self, service: u32, index: u32) -> Option<u64> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.get(&service)?.get(index as usize).copied()
+    }
+
+    fn now_ns(&self) -> u64 {
+        super::syscall::monotonic_time().as_nanos() as u64
     }
 
     fn random(&self) -> u32 {
@@ -103,4 +127,4 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
-const _: () = assert!(maps::ABI == 2, "check `Shared` against the new layout");
+const _: () = assert!(maps::ABI == 3, "check `Shared` against the new layout");

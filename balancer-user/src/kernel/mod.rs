@@ -19,6 +19,7 @@ mod pins;
 mod preflight;
 mod record;
 mod syscall;
+mod tables;
 
 pub use balancer_common::connection::AGENT_MARK;
 pub use cgroup::find_unified;

@@ -2,7 +2,10 @@
 
 use std::ops::Deref;
 
-use balancer_common::connection::{AgentState, Flow, FlowTarget};
+use balancer_common::{
+    affinity::{Binding, Bound},
+    connection::{AgentState, Flow, FlowTarget},
+};
 
 /// A record that aya may copy byte by byte to and from the kernel.
 #[repr(transparent)]
@@ -24,3 +27,7 @@ unsafe impl aya::Pod for Record<AgentState> {}
 unsafe impl aya::Pod for Record<Flow> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Record<FlowTarget> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Record<Binding> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Record<Bound> {}

@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use aya_obj::generated::{
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type,
+};
 
 /// `uname -r`.
 pub(super) fn kernel_release() -> String {
@@ -78,6 +80,47 @@ pub(super) fn map_shared(file: BorrowedFd<'_>, len: usize) -> io::Result<NonNull
 pub(super) unsafe fn unmap(base: NonNull<u8>, len: usize) {
     // SAFETY: the caller vouches for the mapping.
     unsafe { libc::munmap(base.as_ptr().cast(), len) };
+}
+
+/// Makes an array of 64-bit words that can be mapped into memory, and put in an array of maps
+/// whatever its length.
+pub(super) fn mappable_array(len: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    // SAFETY: integers of a union that is zero otherwise.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    create.key_size = size_of::<u32>() as u32;
+    create.value_size = size_of::<u64>() as u32;
+    create.max_entries = len;
+    create.map_flags = BPF_F_INNER_MAP | BPF_F_MMAPABLE;
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Puts arrays in an array of maps, all with one call, after which the kernel waits once until no
+/// program can see what was there before (`bpf_map_do_batch`, v6.18).
+pub(super) fn put_maps(map: BorrowedFd<'_>, keys: &[u32], arrays: &[OwnedFd]) -> io::Result<()> {
+    let values: Vec<_> = arrays
+        .iter()
+        .map(|array| array.as_raw_fd() as u32)
+        .collect();
+    let mut attr = zeroed_attr();
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = keys.len() as u32;
+    attr.batch.map_fd = map.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// Writes words to the start of a mappable array.
+pub(super) fn fill(array: BorrowedFd<'_>, words: &[u64]) -> io::Result<()> {
+    let len = size_of_val(words);
+    let base = map_shared(array, len)?;
+    // SAFETY: the mapping is at least as long as `words`, and nobody else knows of it.
+    unsafe {
+        std::ptr::copy_nonoverlapping(words.as_ptr(), base.cast().as_ptr(), words.len());
+        unmap(base, len);
+    }
+    Ok(())
 }
 
 /// Opens a BPF iterator over the elements of `map`, which aya cannot (it passes

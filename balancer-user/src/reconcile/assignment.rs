@@ -4,20 +4,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use balancer_common::{
-    maps::{MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_LEAVES, MAX_SERVICES},
+    maps::{MAX_BACKENDS, MAX_LEAVES, MAX_SERVICES},
     service::Membership,
 };
 
 use super::{
     ids::{GRACE, Pool},
     marks::Marks,
+    near::Here,
+    positions::Positions,
     settings::RecordSettings,
 };
-use crate::model::ServiceName;
+use crate::model::{ServiceName, Strategy};
 
 /// `granted` of a backend without a limit.
 pub const UNLIMITED: u32 = u32::MAX;
@@ -40,6 +42,12 @@ pub struct Assignment {
     pub(super) leaf_ids: Pool,
     pub(super) last_generation: u32,
     pub(super) marks: Marks,
+    /// Where the agent is.
+    pub(super) here: Here,
+    /// What strategy `adaptive` has put in force, by service.
+    pub(super) in_force: BTreeMap<ServiceName, Strategy>,
+    /// Ids of services whose backends are measured.
+    pub(super) measured: BTreeSet<u32>,
 }
 
 /// A service in the maps.
@@ -53,7 +61,9 @@ pub struct AssignedService {
     pub frontends: BTreeSet<SocketAddr>,
     /// Its backends and the positions where they stand.
     pub members: BTreeMap<SocketAddr, u32>,
-    pub(super) positions: Pool,
+    pub(super) positions: Positions,
+    /// How long its backends warm up.
+    pub(super) slow_start: Duration,
     /// Leaf ids by number.
     pub(super) leaves: BTreeMap<u32, u32>,
 }
@@ -67,6 +77,8 @@ pub struct AssignedBackend {
     pub granted: u32,
     /// Its weight.
     pub weight: u32,
+    /// Since when it could be used without a break, as far as this agent has seen.
+    pub(super) ready_since: Instant,
     /// The limit that each of its services asks for; 0: none.
     pub(super) limits: BTreeMap<ServiceName, u32>,
     /// In the order in which they stand in the record.
@@ -98,6 +110,9 @@ impl Assignment {
             leaf_ids: Pool::new(MAX_LEAVES),
             last_generation: 0,
             marks: Marks::default(),
+            here: Here::default(),
+            in_force: BTreeMap::new(),
+            measured: BTreeSet::new(),
         }
     }
 
@@ -131,6 +146,21 @@ impl Assignment {
         self.retired
             .iter()
             .flat_map(|(address, all)| all.iter().map(move |one| (address, one)))
+    }
+
+    /// Names of the services that a backend belongs to.
+    pub(super) fn services_of(&self, address: &SocketAddr) -> BTreeSet<ServiceName> {
+        let backend = self.backends.get(address);
+        backend.map_or_else(BTreeSet::new, |backend| {
+            backend.limits.keys().cloned().collect()
+        })
+    }
+
+    /// A backend can be used again.
+    pub(super) fn note_ready(&mut self, address: &SocketAddr, now: Instant) {
+        if let Some(backend) = self.backends.get_mut(address) {
+            backend.ready_since = now;
+        }
     }
 
     /// Whether anything is on its way out.
@@ -213,7 +243,8 @@ impl AssignedService {
             settings,
             frontends: BTreeSet::new(),
             members: BTreeMap::new(),
-            positions: Pool::new(MAX_BACKENDS_PER_SERVICE as u32),
+            positions: Positions::new(),
+            slow_start: Duration::ZERO,
             leaves: BTreeMap::new(),
         }
     }

@@ -14,7 +14,7 @@ use std::{
 use balancer_common::{
     atomic::{compare_exchange, load, load32},
     breaker,
-    service::Tables,
+    service::{Strategy, Tables},
 };
 
 use super::Assignment;
@@ -24,6 +24,8 @@ use super::Assignment;
 #[derive(Debug, Default)]
 pub(super) struct Ejections {
     suspected: BTreeMap<u32, Suspicion>,
+    /// Backends that were out at the last look.
+    out: BTreeSet<SocketAddr>,
 }
 
 /// What a service's record says, and what it should say.
@@ -34,12 +36,13 @@ struct Suspicion {
 }
 
 impl Ejections {
+    /// Corrects what is wrong. Returns the backends that have come back since the last look.
     pub(super) fn recount<T: Tables>(
         &mut self,
         tables: &T,
         assignment: &Assignment,
         now: Duration,
-    ) {
+    ) -> BTreeSet<SocketAddr> {
         let ejected: BTreeSet<_> = assignment
             .backends()
             .filter(|(_, backend)| tables.backend(backend.id).is_some_and(breaker::is_ejected))
@@ -47,7 +50,10 @@ impl Ejections {
             .collect();
         for address in &ejected {
             shorten(tables, assignment, address, now);
+            readmit_for_succession(tables, assignment, address, now);
         }
+        let back = self.out.difference(&ejected).copied().collect();
+        self.out.clone_from(&ejected);
         let mut suspected = BTreeMap::new();
         for (name, assigned) in assignment.services() {
             let Some(service) = tables.service(assigned.id) else {
@@ -81,6 +87,30 @@ impl Ejections {
             }
         }
         self.suspected = suspected;
+        back
+    }
+}
+
+/// A backend that serves leader services only has no connection to try it with, as another leads
+/// now. When its time is up it may stand for election again, behind all others.
+fn readmit_for_succession<T: Tables>(
+    tables: &T,
+    assignment: &Assignment,
+    address: &SocketAddr,
+    now: Duration,
+) {
+    let Some(assigned) = assignment.backend(address) else {
+        return;
+    };
+    let leads_only = assigned.memberships.iter().all(|membership| {
+        let service = membership.parts().and_then(|(id, _)| tables.service(id));
+        service.is_some_and(|service| load32(&service.strategy) == Strategy::Leader as u32)
+    });
+    let until_ns = tables
+        .backend(assigned.id)
+        .map_or(0, |backend| load(&backend.ejected_until_ns));
+    if leads_only && until_ns <= now.as_nanos() as u64 {
+        breaker::readmit(tables, assigned.id);
     }
 }
 

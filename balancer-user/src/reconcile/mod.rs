@@ -9,15 +9,21 @@
 mod assignment;
 mod ejections;
 mod ids;
+mod ingredients;
 mod marks;
+mod near;
 mod op;
 mod plan;
+mod positions;
 mod settings;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64,
         atomic::Ordering,
@@ -25,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_common::{index, service::Tables, waiting};
+use balancer_common::{index, select, service::Tables, slot::Side, waiting};
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -34,11 +40,13 @@ use tokio::{
 pub use assignment::{AssignedBackend, AssignedService, Assignment, Retired, UNLIMITED};
 use ejections::Ejections;
 pub use marks::{Mark, Marking};
+pub use near::Here;
 use op::{Op, Target};
+use writer::Writer;
 
 use crate::{
     kernel::Kernel,
-    model::{DesiredState, ServiceName},
+    model::{DesiredState, ServiceName, Strategy},
     state::Snapshot,
 };
 
@@ -76,6 +84,15 @@ impl Progress {
     }
 }
 
+/// What others than the source have to say about how backends are chosen.
+#[derive(Clone, Debug)]
+pub enum Advice {
+    /// A mark on a backend.
+    Mark(Marking),
+    /// Strategy `adaptive` puts another one in force for a service.
+    Strategy(ServiceName, Strategy),
+}
+
 /// Brings the kernel to the desired state and keeps it there.
 pub struct Reconciler {
     kernel: Arc<Kernel>,
@@ -90,12 +107,18 @@ pub struct Reconciler {
     /// Services that wait for room.
     postponed: BTreeSet<ServiceName>,
     ejections: Ejections,
+    writer: Writer,
 }
 
 impl Reconciler {
-    /// A reconciler for maps in which nothing is yet.
-    pub fn new(kernel: Arc<Kernel>, progress: Progress) -> Self {
-        Self {
+    /// A reconciler for maps in which nothing is yet. `here` is where the agent is.
+    ///
+    /// # Errors
+    /// If there can be no further thread.
+    pub fn new(kernel: Arc<Kernel>, progress: Progress, here: Here) -> std::io::Result<Self> {
+        let writer = Writer::start(kernel.clone())?;
+        progress.assignment_mut().here = here;
+        Ok(Self {
             kernel,
             progress,
             planned: Arc::default(),
@@ -104,14 +127,15 @@ impl Reconciler {
             is_failing: false,
             postponed: BTreeSet::new(),
             ejections: Ejections::default(),
-        }
+            writer,
+        })
     }
 
     /// Follows the state until its sender is gone.
     pub async fn run(
         mut self,
         mut state: watch::Receiver<Arc<Snapshot>>,
-        mut markings: mpsc::UnboundedReceiver<Marking>,
+        mut advice: mpsc::UnboundedReceiver<Advice>,
     ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,7 +150,7 @@ impl Reconciler {
                     let snapshot = state.borrow_and_update().clone();
                     self.advance(&snapshot);
                 }
-                Some(marking) = markings.recv() => self.mark(marking),
+                Some(advice) = advice.recv() => self.heed(advice),
                 _ = ticks.tick(), if self.is_unsettled() => self.settle(),
                 _ = sweeps.tick() => self.sweep(),
             }
@@ -141,11 +165,30 @@ impl Reconciler {
         self.plan(changed);
     }
 
+    /// Waits until the tables that strategies need are in place.
+    pub fn settle_tables(&self) {
+        self.writer.wait();
+    }
+
+    fn heed(&mut self, advice: Advice) {
+        match advice {
+            Advice::Mark(marking) => self.mark(marking),
+            Advice::Strategy(name, strategy) => {
+                let mut assignment = self.progress.assignment_mut();
+                assignment.in_force.insert(name.clone(), strategy);
+                drop(assignment);
+                self.plan(BTreeSet::from([name]));
+            }
+        }
+    }
+
     /// Puts a mark on a backend, or takes it off. One that is not wanted (any more) has none.
     fn mark(&mut self, marking: Marking) {
-        let op = plan::mark(&mut self.progress.assignment_mut(), marking);
-        self.pending.extend(op);
+        let ops = plan::mark(&mut self.progress.assignment_mut(), marking, Instant::now());
+        self.pending.extend(ops);
         self.apply();
+        let names = self.progress.assignment().services_of(&marking.address);
+        self.furnish(&names);
     }
 
     fn is_unsettled(&self) -> bool {
@@ -187,6 +230,28 @@ impl Reconciler {
         }
         self.pending.extend(ops);
         self.apply();
+        self.furnish(&names);
+        let is_measured = !self.progress.assignment().measured.is_empty();
+        if let Err(error) = self.kernel.measure(is_measured) {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "response times cannot be measured");
+        }
+    }
+
+    /// Has the tables made that the services' strategies go by, and leaders elected.
+    fn furnish(&self, names: &BTreeSet<ServiceName>) {
+        let assignment = self.progress.assignment();
+        for name in names {
+            let wanted = self.planned.services.get(name);
+            if let (Some(wanted), Some(assigned)) = (wanted, assignment.service(name)) {
+                let ingredients = ingredients::of(&assignment, assigned, wanted);
+                self.writer.build(assigned.id, ingredients);
+                if wanted.strategy.value == Strategy::Leader {
+                    // Now, not with the next connect: whoever looks shall see who leads.
+                    select::elect(self.kernel.memory(), assigned.id, Side::Agent);
+                }
+            }
+        }
     }
 
     fn apply(&mut self) {
@@ -221,10 +286,23 @@ impl Reconciler {
         for (_, backend) in assignment.backends() {
             index::refresh(tables, backend.id);
         }
-        self.ejections
+        let back = self
+            .ejections
             .recount(tables, &assignment, self.kernel.now());
         drop(assignment);
         self.progress.assignment_mut().forget_marks();
+        self.note_ready(&back);
+    }
+
+    /// Backends that were ejected are ready from now on.
+    fn note_ready(&mut self, addresses: &BTreeSet<SocketAddr>) {
+        let mut names = BTreeSet::new();
+        for address in addresses {
+            let mut assignment = self.progress.assignment_mut();
+            assignment.note_ready(address, Instant::now());
+            names.extend(assignment.services_of(address));
+        }
+        self.furnish(&names);
     }
 }
 

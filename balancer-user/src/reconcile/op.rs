@@ -4,17 +4,17 @@
 //! complete before anything refers to them, and referred to by nothing before
 //! they go.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use balancer_common::{
     address::{Address, FrontendKey, Port},
-    atomic::{load, store, store32},
+    atomic::{fetch_or, load, store, store32},
     index,
     maps::MAX_MEMBERSHIPS,
     service::{LEAF_POSITIONS, Membership, NONE, STATE_RETIRED, Service, Tables},
 };
 
-use super::settings::RecordSettings;
+use super::{near::Circle, settings::RecordSettings};
 use crate::kernel::{Kernel, KernelError};
 
 /// One change.
@@ -35,6 +35,8 @@ pub enum Op {
     SetGranted { id: u32, granted: u32 },
     /// Changes the share in weighted strategies.
     SetWeight { id: u32, weight: u32 },
+    /// Lets a backend's share grow from next to nothing over a time.
+    WarmUp { id: u32, over: Duration },
     /// Makes a record for a service that nothing refers to yet.
     InitService {
         id: u32,
@@ -43,11 +45,12 @@ pub enum Op {
     },
     /// Changes a service's settings.
     SetSettings { id: u32, settings: RecordSettings },
-    /// Gives a service 64 more positions.
+    /// Gives a service 64 more positions, for backends of one circle.
     AddLeaf {
         service: u32,
         number: u32,
         leaf: u32,
+        circle: Circle,
     },
     /// Says how many backends a service has and which positions they can be at.
     SetSize {
@@ -152,6 +155,13 @@ impl Op {
                     store32(&backend.weight, *weight);
                 }
             }
+            Self::WarmUp { id, over } => {
+                if let Some(backend) = tables.backend(*id) {
+                    let now_ns = tables.now_ns();
+                    store(&backend.cold_at_ns, now_ns);
+                    store(&backend.warm_at_ns, now_ns + over.as_nanos() as u64);
+                }
+            }
             Self::InitService {
                 id,
                 generation,
@@ -172,7 +182,8 @@ impl Op {
                 service,
                 number,
                 leaf,
-            } => add_leaf(tables, *service, *number, *leaf),
+                circle,
+            } => add_leaf(tables, *service, *number, *leaf, *circle),
             Self::SetSize {
                 service,
                 backends,
@@ -249,6 +260,9 @@ fn init_backend<T: Tables>(
     store32(&backend.failures, 0);
     for word in [
         &backend.ejected_until_ns,
+        &backend.warm_at_ns,
+        &backend.cold_at_ns,
+        &backend.failing_since_ns,
         &backend.response_time_ns,
         &backend.response_time_at_ns,
         &backend.steered,
@@ -272,7 +286,13 @@ fn init_service(service: &Service, generation: u32) {
         &service.rate_full_at_ns,
         &service.ejected,
         &service.trial_at_ns,
-    ] {
+        &service.turn,
+        &service.leader,
+        &service.leaderless_since_ns,
+    ]
+    .into_iter()
+    .chain(&service.near)
+    {
         store(word, 0);
     }
     for cell in [&service.positions, &service.backends, &service.trial_cursor] {
@@ -284,7 +304,7 @@ fn init_service(service: &Service, generation: u32) {
     store32(&service.cursor, u32::MAX);
 }
 
-fn add_leaf<T: Tables>(tables: &T, service: u32, number: u32, leaf_id: u32) {
+fn add_leaf<T: Tables>(tables: &T, service: u32, number: u32, leaf_id: u32, circle: Circle) {
     let (Some(service), Some(leaf)) = (tables.service(service), tables.leaf(leaf_id)) else {
         return;
     };
@@ -295,6 +315,9 @@ fn add_leaf<T: Tables>(tables: &T, service: u32, number: u32, leaf_id: u32) {
     }
     if let Some(cell) = service.leaves.get(number as usize) {
         store32(cell, leaf_id + 1);
+    }
+    for near in service.near.iter().skip(circle) {
+        fetch_or(near, 1 << number);
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     assignment::{AssignedBackend, AssignedService, Assignment, Retired},
     ids::GRACE,
     marks::Marking,
+    near::Circle,
     op::Op,
     settings::RecordSettings,
 };
@@ -76,6 +77,7 @@ pub fn plan(
         held,
         ops: Vec::new(),
         postponed: Vec::new(),
+        fresh: BTreeSet::new(),
     };
     for (name, service) in changes {
         if let Some(service) = service {
@@ -116,12 +118,28 @@ pub fn plan(
     (planner.ops, planner.postponed)
 }
 
-/// Puts a mark on a backend, or takes it off.
-pub fn mark(assignment: &mut Assignment, marking: Marking) -> Option<Op> {
+/// Puts a mark on a backend, or takes it off. One that can be used again is ready from now on, and
+/// warms up if one of its services says so.
+pub fn mark(assignment: &mut Assignment, marking: Marking, now: Instant) -> Vec<Op> {
+    let before = assignment.marks.state(&marking.address);
     assignment.marks.put(marking);
-    let id = assignment.backends.get(&marking.address)?.id;
     let state = assignment.marks.state(&marking.address);
-    Some(Op::SetState { id, state })
+    let Some(backend) = assignment.backends.get_mut(&marking.address) else {
+        return Vec::new();
+    };
+    let id = backend.id;
+    let mut ops = Vec::new();
+    if before != 0 && state == 0 {
+        backend.ready_since = now;
+        let services = backend.limits.keys();
+        let times = services.filter_map(|name| Some(assignment.services.get(name)?.slow_start));
+        let over = times.max().unwrap_or_default();
+        if !over.is_zero() {
+            ops.push(Op::WarmUp { id, over });
+        }
+    }
+    ops.push(Op::SetState { id, state });
+    ops
 }
 
 /// Frees the ids of retired services for which nobody is on the way or in the queue any more.
@@ -166,6 +184,7 @@ pub fn settle(
         held,
         ops: Vec::new(),
         postponed: Vec::new(),
+        fresh: BTreeSet::new(),
     };
     planner.grant(addresses.into_iter());
     planner.ops
@@ -177,6 +196,8 @@ struct Planner<'a, H> {
     held: &'a H,
     ops: Vec<Op>,
     postponed: Vec<Postponed>,
+    /// Services that this plan makes: all their backends are new, and none has to warm up.
+    fresh: BTreeSet<u32>,
 }
 
 impl<H: Fn(u32) -> u64> Planner<'_, H> {
@@ -205,6 +226,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             id,
             granted: 0,
             weight: backend.weight,
+            ready_since: self.now,
             limits: BTreeMap::from([(name.clone(), limit)]),
             memberships: Vec::new(),
         };
@@ -237,7 +259,8 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
 
     /// Adds what is new, and points the frontends to it.
     fn add(&mut self, name: &ServiceName, service: &Service) {
-        let settings = RecordSettings::from(service);
+        let in_force = self.assignment.in_force.get(name).copied();
+        let settings = RecordSettings::of(service, in_force);
         if let Some(assigned) = self.assignment.services.get_mut(name) {
             if assigned.settings != settings {
                 assigned.settings = settings;
@@ -253,6 +276,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
                 .services
                 .insert(name.clone(), AssignedService::new(id, settings));
             self.assignment.names.insert(id, name.clone());
+            self.fresh.insert(id);
             self.assignment.last_generation += 1;
             self.ops.push(Op::InitService {
                 id,
@@ -261,8 +285,14 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             });
         }
         self.add_members(name, service);
+        self.move_members(name, service);
         let Some(assigned) = self.assignment.services.get_mut(name) else {
             return;
+        };
+        assigned.slow_start = service.starts_slowly();
+        match settings.is_measured() {
+            true => self.assignment.measured.insert(assigned.id),
+            false => self.assignment.measured.remove(&assigned.id),
         };
         for frontend in &service.frontends {
             assigned.frontends.insert(*frontend);
@@ -290,8 +320,10 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
         });
         let added = !missing.is_empty();
         for backend in missing {
-            if let Err(postponed) = self.add_member(name, backend.address, false) {
-                self.postponed.push(postponed);
+            let circle = self.assignment.here.circle(backend, service.prefers());
+            match self.add_member(name, backend.address, circle, false) {
+                Ok(()) => self.warm_up(name, service, backend),
+                Err(postponed) => self.postponed.push(postponed),
             }
         }
         for backend in &service.backends {
@@ -302,10 +334,60 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
         }
     }
 
+    /// Has a backend that joins a running service begin with less than its share.
+    fn warm_up(&mut self, name: &ServiceName, service: &Service, backend: &model::Backend) {
+        let over = service.starts_slowly();
+        let (Some(assigned), Some(backend)) = (
+            self.assignment.services.get(name),
+            self.assignment.backends.get(&backend.address),
+        ) else {
+            return;
+        };
+        // One that serves another service already is warm.
+        let is_new = backend.memberships.len() == 1;
+        if !over.is_zero() && is_new && !self.fresh.contains(&assigned.id) {
+            let id = backend.id;
+            self.ops.push(Op::WarmUp { id, over });
+        }
+    }
+
+    /// Moves the members that stand in another circle than they belong to: first to the new place,
+    /// then from the old, so that the service is never without them.
+    fn move_members(&mut self, name: &ServiceName, service: &Service) {
+        if service.prefers() == model::Locality::None {
+            // Circles mean nothing then.
+            return;
+        }
+        for backend in &service.backends {
+            let circle = self.assignment.here.circle(backend, service.prefers());
+            let Some(assigned) = self.assignment.services.get_mut(name) else {
+                return;
+            };
+            let Some(from) = assigned.members.get(&backend.address).copied() else {
+                continue;
+            };
+            if assigned.positions.circle(from) == Some(circle) {
+                continue;
+            }
+            assigned.members.remove(&backend.address);
+            if self
+                .add_member(name, backend.address, circle, false)
+                .is_ok()
+            {
+                self.leave_position(name, backend.address, from);
+            } else if let Some(assigned) = self.assignment.services.get_mut(name) {
+                // No room to move; where it is, it serves as well.
+                assigned.members.insert(backend.address, from);
+            }
+        }
+        self.set_size(name);
+    }
+
     fn add_member(
         &mut self,
         name: &ServiceName,
         address: SocketAddr,
+        circle: Circle,
         at_once: bool,
     ) -> Result<(), Postponed> {
         let no_position = || Postponed::Positions(name.clone(), address);
@@ -322,8 +404,8 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             return Err(no_position());
         }
         let position = match at_once {
-            true => assigned.positions.take_at_once(self.now),
-            false => assigned.positions.take(self.now),
+            true => assigned.positions.take_at_once(circle, self.now),
+            false => assigned.positions.take(circle, self.now),
         };
         let position = position.ok_or_else(no_position)?;
         let number = position / LEAF_POSITIONS as u32;
@@ -337,6 +419,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
                 service: assigned.id,
                 number,
                 leaf: id,
+                circle,
             });
         }
         assigned.members.insert(address, position);
@@ -407,27 +490,33 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
                 self.ops.push(Op::RemoveFrontend { frontend });
             }
         }
-        let keep: BTreeSet<_> = wanted
-            .map(|s| s.backends.iter().map(|backend| backend.address).collect())
+        let here = &self.assignment.here;
+        let keep: BTreeMap<_, _> = wanted
+            .map(|s| {
+                let backends = s.backends.iter();
+                backends
+                    .map(|backend| (backend.address, here.circle(backend, s.prefers())))
+                    .collect()
+            })
             .unwrap_or_default();
         let unwanted: Vec<_> = assigned
             .members
             .keys()
             .copied()
-            .filter(|address| !keep.contains(address))
+            .filter(|address| !keep.contains_key(address))
             .collect();
         // A service that is full gives up one position at a time to those that
         // wait for one, so that it is never without backends.
         let mut waiting: Vec<_> = keep
             .into_iter()
-            .filter(|address| !assigned.members.contains_key(address))
+            .filter(|(address, _)| !assigned.members.contains_key(address))
             .collect();
         let removed = !unwanted.is_empty();
         for address in unwanted {
             self.remove_member(name, address);
-            if let Some(next) = waiting.pop() {
+            if let Some((next, circle)) = waiting.pop() {
                 // What finds no position now is planned once more after all removals.
-                let _ = self.add_member(name, next, true);
+                let _ = self.add_member(name, next, circle, true);
             }
         }
         if removed {
@@ -439,36 +528,44 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
     }
 
     fn remove_member(&mut self, name: &ServiceName, address: SocketAddr) {
+        let Some(assigned) = self.assignment.services.get_mut(name) else {
+            return;
+        };
+        let Some(position) = assigned.members.remove(&address) else {
+            return;
+        };
+        self.leave_position(name, address, position);
+        let Some(backend) = self.assignment.backends.get_mut(&address) else {
+            return;
+        };
+        backend.limits.remove(name);
+        if backend.limits.is_empty() {
+            self.retire_backend(address);
+        } else {
+            self.grant(std::iter::once(address));
+        }
+    }
+
+    /// Takes a backend from a position.
+    fn leave_position(&mut self, name: &ServiceName, address: SocketAddr, position: u32) {
         let (Some(assigned), Some(backend)) = (
             self.assignment.services.get_mut(name),
             self.assignment.backends.get_mut(&address),
         ) else {
             return;
         };
-        let Some(position) = assigned.members.remove(&address) else {
-            return;
-        };
         assigned.positions.free(position, self.now);
         let membership = Membership::new(assigned.id, position);
-        if let Some(place) = backend
-            .memberships
-            .iter()
-            .position(|one| *one == membership)
-        {
+        let mut memberships = backend.memberships.iter();
+        if let Some(place) = memberships.position(|one| *one == membership) {
             backend.memberships.swap_remove(place);
         }
-        backend.limits.remove(name);
         self.ops.push(Op::RemoveMember {
             service: assigned.id,
             position,
             backend: backend.id,
             memberships: backend.memberships.clone(),
         });
-        if backend.limits.is_empty() {
-            self.retire_backend(address);
-        } else {
-            self.grant(std::iter::once(address));
-        }
     }
 
     fn retire_backend(&mut self, address: SocketAddr) {
@@ -489,6 +586,8 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
     fn retire_service(&mut self, name: &ServiceName) {
         if let Some(assigned) = self.assignment.services.remove(name) {
             self.assignment.names.remove(&assigned.id);
+            self.assignment.measured.remove(&assigned.id);
+            self.assignment.in_force.remove(name);
             self.ops.push(Op::RetireService { id: assigned.id });
             let retired = Retired {
                 id: assigned.id,

@@ -5,12 +5,13 @@ use std::time::Duration;
 use balancer_common::{
     atomic::{load, store, store32},
     service::{
-        Admission, SERVICE_OVERTAKING, SERVICE_PRESENT, SERVICE_RATE_LIMITED,
-        SERVICE_REFUSE_IN_KERNEL, SERVICE_REFUSE_WITHOUT_AGENT, Service, Strategy,
+        Admission, SERVICE_AFFINITY, SERVICE_LOCAL, SERVICE_MEASURED, SERVICE_OVERTAKING,
+        SERVICE_PRESENT, SERVICE_RATE_LIMITED, SERVICE_REFUSE_IN_KERNEL,
+        SERVICE_REFUSE_WITHOUT_AGENT, SERVICE_WARMS_UP, Service, Strategy,
     },
 };
 
-use crate::model::{self, OnAgentLoss, RateLimit, Refuse};
+use crate::model::{self, Locality, OnAgentLoss, RateLimit, Refuse};
 
 /// What of a service's settings lies in its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub struct RecordSettings {
     rate_limit: Option<RateLimit>,
     breaker_failures: u32,
     breaker_open: Duration,
+    affinity: Duration,
 }
 
 impl RecordSettings {
@@ -51,6 +53,7 @@ impl RecordSettings {
             self.breaker_open.as_nanos() as u64,
         );
         store32(&service.breaker_failures, self.breaker_failures);
+        store(&service.affinity_ns, self.affinity.as_nanos() as u64);
         store32(&service.queue_size, self.queue_size);
         store32(&service.strategy, self.strategy as u32);
         store32(&service.admission, self.admission as u32);
@@ -58,8 +61,14 @@ impl RecordSettings {
     }
 }
 
-impl From<&model::Service> for RecordSettings {
-    fn from(service: &model::Service) -> Self {
+impl RecordSettings {
+    /// Those of a service. `in_force` is what strategy `adaptive` has chosen, if it has.
+    pub(super) fn of(service: &model::Service, in_force: Option<model::Strategy>) -> Self {
+        let is_adaptive = service.strategy.value == model::Strategy::Adaptive;
+        let strategy = match in_force {
+            Some(strategy) if is_adaptive => strategy,
+            _ => service.strategy.value,
+        };
         let mut flags = SERVICE_PRESENT;
         if service.queue.overtaking.value {
             flags |= SERVICE_OVERTAKING;
@@ -73,9 +82,20 @@ impl From<&model::Service> for RecordSettings {
         if service.on_agent_loss.value == OnAgentLoss::Refuse {
             flags |= SERVICE_REFUSE_WITHOUT_AGENT;
         }
+        if service.sticks().is_some() {
+            flags |= SERVICE_AFFINITY;
+        }
+        if service.prefers() != Locality::None {
+            flags |= SERVICE_LOCAL;
+        }
+        if !service.starts_slowly().is_zero() {
+            flags |= SERVICE_WARMS_UP;
+        }
+        if is_adaptive || strategy == model::Strategy::LeastResponseTime {
+            flags |= SERVICE_MEASURED;
+        }
         Self {
-            // The configuration lets no other through yet.
-            strategy: Strategy::IdleFirst,
+            strategy: number(strategy),
             admission: match service.admission.value {
                 model::Admission::Request => Admission::Request,
                 _ => Admission::Connection,
@@ -85,6 +105,32 @@ impl From<&model::Service> for RecordSettings {
             rate_limit: service.rate_limit.value,
             breaker_failures: service.breaker.failures.value,
             breaker_open: service.breaker.open.value,
+            affinity: service.sticks().map_or(Duration::ZERO, |it| it.timeout),
         }
+    }
+
+    /// How a backend is chosen.
+    pub(super) fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// Whether response times of its backends are measured.
+    pub(super) fn is_measured(&self) -> bool {
+        self.flags & SERVICE_MEASURED != 0
+    }
+}
+
+/// What the programs call a strategy. Before `adaptive` has looked, it is `idle-first`.
+fn number(strategy: model::Strategy) -> Strategy {
+    match strategy {
+        model::Strategy::IdleFirst | model::Strategy::Adaptive => Strategy::IdleFirst,
+        model::Strategy::LeastConnections => Strategy::LeastConnections,
+        model::Strategy::RoundRobin => Strategy::RoundRobin,
+        model::Strategy::WeightedRoundRobin => Strategy::WeightedRoundRobin,
+        model::Strategy::Random => Strategy::Random,
+        model::Strategy::P2c => Strategy::TwoChoices,
+        model::Strategy::LeastResponseTime => Strategy::LeastResponseTime,
+        model::Strategy::ConsistentHash => Strategy::ConsistentHash,
+        model::Strategy::Leader => Strategy::Leader,
     }
 }

@@ -20,15 +20,14 @@ use proptest::prelude::*;
 use super::{
     assignment::{Assignment, UNLIMITED},
     ids::GRACE,
-    op::Target,
-    plan::{Postponed, plan, settle},
+    marks::{Mark, Marking},
+    near::Here,
+    op::{Op, Target},
+    plan::{Postponed, mark, plan, settle},
 };
 use crate::{
     kernel::KernelError,
-    model::{
-        Admission, Backend, BreakerSettings, DesiredState, HealthSettings, OnAgentLoss, Protocol,
-        QueueSettings, Service, ServiceName, Setting, Strategy as Choice,
-    },
+    model::{Backend, DesiredState, Locality, Service, ServiceName, Setting},
 };
 
 /// Memory in place of the kernel, with a planner on it.
@@ -69,7 +68,13 @@ impl Ground {
         Self {
             tables: Plain::new(64, 256, 20_000),
             frontends: RefCell::default(),
-            assignment: Assignment::new(),
+            assignment: Assignment {
+                here: Here {
+                    node: Some("n0".into()),
+                    zone: Some("z0".into()),
+                },
+                ..Assignment::new()
+            },
             desired: DesiredState::default(),
             now: Instant::now(),
         }
@@ -210,6 +215,13 @@ impl Ground {
             seen.insert(FrontendKey::tcp(backend.address().0, backend.address().1).socket_addr());
             let open =
                 backend.is_usable() && backend.inflight() < u64::from(load32(&backend.granted));
+            let circle = here(service, &self.assignment.here, &self.assignment, id);
+            if let Some(circle) = circle {
+                for (number, near) in record.near.iter().enumerate() {
+                    let is_near = balancer_common::atomic::load(near) >> (position / 64) & 1 == 1;
+                    assert_eq!(is_near, circle <= number, "position {position}");
+                }
+            }
             let bit = |word| balancer_common::atomic::load(word) >> (position % 64) & 1 == 1;
             assert_eq!(bit(&leaf.index.available), open);
             assert_eq!(bit(&leaf.index.idle), open && backend.inflight() == 0);
@@ -226,8 +238,18 @@ impl Ground {
 
     fn take(&self, name: &str) -> Option<Taken> {
         let id = self.assignment.service(&name.parse().unwrap())?.id;
-        select::idle_first(&self.tables, id, Side::Kernel).ok()
+        select::choose(&self.tables, id, 0, Side::Kernel).ok()
     }
+}
+
+/// The circle in which a service's backend should stand; `None` if circles mean nothing.
+fn here(service: &Service, here: &Here, assignment: &Assignment, id: u32) -> Option<usize> {
+    let locality = service.prefers();
+    let backend = service
+        .backends
+        .iter()
+        .find(|backend| assignment.backends[&backend.address].id == id)?;
+    (locality != Locality::None).then(|| here.circle(backend, locality))
 }
 
 fn frontends_with_backends(state: &DesiredState) -> BTreeSet<SocketAddr> {
@@ -247,8 +269,9 @@ fn frontend(number: u8) -> SocketAddr {
 fn backend(number: u16) -> Backend {
     let [high, low] = number.to_be_bytes();
     Backend {
-        address: SocketAddr::from(([10, 1, high, low], 8080)),
-        weight: 1,
+        node: Some(format!("n{}", number % 4).into()),
+        zone: Some(format!("z{}", number % 2).into()),
+        ..Backend::at(SocketAddr::from(([10, 1, high, low], 8080)))
     }
 }
 
@@ -259,18 +282,10 @@ fn service(
     backends: impl IntoIterator<Item = u16>,
 ) -> Service {
     Service {
-        name: name.parse().unwrap(),
-        protocol: Setting::built_in(Protocol::Tcp),
-        admission: Setting::built_in(Admission::Connection),
-        strategy: Setting::built_in(Choice::IdleFirst),
         max_inflight: Setting::built_in(max_inflight),
-        queue: QueueSettings::default(),
-        rate_limit: Setting::built_in(None),
-        on_agent_loss: Setting::built_in(OnAgentLoss::default()),
-        health: HealthSettings::default(),
-        breaker: BreakerSettings::default(),
         frontends: frontends.iter().copied().map(frontend).collect(),
         backends: backends.into_iter().map(backend).collect(),
+        ..Service::named(name.parse().unwrap())
     }
 }
 
@@ -288,17 +303,21 @@ fn states() -> impl Strategy<Value = Vec<DesiredState>> {
     let owners = prop::collection::vec(0..5usize, 6);
     let members = prop::collection::vec(prop::collection::btree_set(0..12u16, 0..10), 4);
     let limits = prop::collection::vec(0..4u32, 4);
-    let one = (owners, members, limits).prop_map(|(owners, members, limits)| {
-        let services = (0..4).filter_map(|number| {
-            let owned: Vec<_> = (0..6u8)
-                .filter(|frontend| owners[usize::from(*frontend)] == number)
-                .collect();
-            let backends = members[number].iter().copied();
-            (!owned.is_empty())
-                .then(|| service(&format!("s{number}"), &owned, limits[number], backends))
+    let localities = prop::collection::vec(0..Locality::ALL.len(), 4);
+    let one =
+        (owners, members, limits, localities).prop_map(|(owners, members, limits, localities)| {
+            let services = (0..4).filter_map(|number| {
+                let owned: Vec<_> = (0..6u8)
+                    .filter(|frontend| owners[usize::from(*frontend)] == number)
+                    .collect();
+                let backends = members[number].iter().copied();
+                (!owned.is_empty()).then(|| Service {
+                    locality: Setting::built_in(Locality::ALL[localities[number]]),
+                    ..service(&format!("s{number}"), &owned, limits[number], backends)
+                })
+            });
+            state(services)
         });
-        state(services)
-    });
     prop::collection::vec(one, 1..12)
 }
 
@@ -484,4 +503,48 @@ fn limits_that_services_swap_are_never_both_raised() {
             "after {op:?}"
         );
     }
+}
+
+#[test]
+fn who_joins_a_running_service_or_is_well_again_warms_up() {
+    let mut ground = Ground::new();
+    let slow = |backends: &[u16]| {
+        state([Service {
+            slow_start: Setting::built_in(Duration::from_secs(30)),
+            ..service("s", &[1], 1, backends.iter().copied())
+        }])
+    };
+    let warm_at = |ground: &Ground, number: u16| {
+        let id = ground.assignment.backends[&backend(number).address].id;
+        let backend = ground.tables.backend(id).unwrap();
+        balancer_common::atomic::load(&backend.warm_at_ns)
+    };
+    ground.tables.set_now(1_000);
+    ground.advance(slow(&[1]));
+    assert_eq!(warm_at(&ground, 1), 0, "all are new: none warms up");
+    ground.advance(slow(&[1, 2]));
+    assert_eq!(warm_at(&ground, 2), 30_000_001_000);
+    let marking = |is_set| Marking {
+        address: backend(1).address,
+        mark: Mark::Unhealthy,
+        is_set,
+    };
+    let now = ground.now + Duration::from_secs(1);
+    let id = ground.assignment.backends[&backend(1).address].id;
+    let ops = mark(&mut ground.assignment, marking(true), now);
+    assert_eq!(ops.len(), 1, "{ops:?}");
+    assert_ne!(
+        ground.assignment.backends[&backend(1).address].ready_since,
+        now
+    );
+    let ops = mark(&mut ground.assignment, marking(false), now);
+    let over = Duration::from_secs(30);
+    assert_eq!(
+        ops,
+        [Op::WarmUp { id, over }, Op::SetState { id, state: 0 }]
+    );
+    assert_eq!(
+        ground.assignment.backends[&backend(1).address].ready_since,
+        now
+    );
 }
