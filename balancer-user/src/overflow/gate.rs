@@ -12,7 +12,9 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 use tracing::Instrument as _;
 
-use super::{Departures, Queue, Queues, Reason, Sent, Visit, refuse, relay, request, upstream};
+use super::{
+    Departures, Identity, Queue, Queues, Reason, Sent, Visit, refuse, relay, request, upstream,
+};
 use crate::{kernel::Kernel, model::Admission};
 
 /// How long to wait when the process has no descriptor left for another connection.
@@ -92,7 +94,8 @@ impl Gate {
                     %client,
                     service = %queue.view().name,
                 );
-                let visit = Visit::new(queue.clone(), came_at, Some(sent));
+                let identity = Identity::numbered(target.client);
+                let visit = Visit::new(queue.clone(), came_at, Some(sent)).by(identity);
                 let serving = connection(queue, visit, stream, departure);
                 tokio::spawn(serving.instrument(span));
             }
@@ -116,9 +119,9 @@ async fn connection(
         outcome = backend(&mut visit) => outcome,
     };
     match outcome {
-        Ok((slot, upstream)) => {
+        Ok((slot, backend)) => {
             drop(visit);
-            relay::relay(client, upstream, slot, departure).await;
+            relay::relay(client, backend, slot, departure).await;
         }
         Err(reason) => {
             tracing::debug!(%reason, "is refused");
@@ -128,17 +131,22 @@ async fn connection(
 }
 
 /// A slot, and a connection to its backend.
-async fn backend(visit: &mut Visit) -> Result<(super::Slot, TcpStream), Reason> {
+async fn backend(visit: &mut Visit) -> Result<(super::Slot, relay::Backend), Reason> {
     loop {
         let slot = visit.slot().await?;
+        let began = Instant::now();
         let connecting = upstream::connect(slot.address());
         let connected = tokio::time::timeout_at(visit.ends().into(), connecting).await;
         let error = match connected {
             Ok(Ok(stream)) => {
+                let backend = relay::Backend {
+                    stream,
+                    connected_in: began.elapsed(),
+                };
                 tracing::debug!(backend = %slot.address(), after = ?visit.began().elapsed(), "is passed on");
                 slot.connected();
                 visit.served();
-                return Ok((slot, stream));
+                return Ok((slot, backend));
             }
             Ok(Err(error)) => error,
             Err(_) => std::io::ErrorKind::TimedOut.into(),

@@ -8,16 +8,17 @@ use std::{net::SocketAddr, time::Duration};
 
 use arrayvec::ArrayVec;
 use balancer_common::{
-    atomic::{load, load32, store32},
+    affinity::{Binding, Bound},
+    atomic::{load, load32, store32, swap},
     breaker::{self, Failure},
     maps::MAX_MEMBERSHIPS,
-    rate, select,
+    rate, response, select,
     service::{Backend, LEAF_POSITIONS, Membership, Service, Tables},
     slot::Side,
     waiting,
 };
 
-use super::Reason;
+use super::{Reason, choice, identity::Identity, sticky::Member};
 use crate::kernel::Kernel;
 
 /// A slot that the agent took, as the ledger knows it.
@@ -29,6 +30,8 @@ pub struct Grant {
     pub generation: u32,
     /// Where the backend listens.
     pub address: SocketAddr,
+    /// The backend has become the leader of its service by this.
+    pub was_elected: bool,
 }
 
 /// Ids of the services that share a backend.
@@ -38,8 +41,9 @@ pub type Sharers = ArrayVec<u32, MAX_MEMBERSHIPS>;
 pub trait Ledger: Send + Sync + 'static {
     /// Which of the services that the id has stood for it stands for now.
     fn generation(&self, service: u32) -> u32;
-    /// Takes a slot of the service; `None` if none is free.
-    fn take(&self, service: u32) -> Option<Grant>;
+    /// Takes a slot of the service for a client; `None` if none is free. Backends to be avoided,
+    /// by id, are taken only if no other has a slot.
+    fn take(&self, service: u32, identity: &Identity, avoid: &[u32]) -> Option<Grant>;
     /// Gives a slot back. Returns the services whose waiters can have it.
     fn give_back(&self, grant: &Grant) -> Sharers;
     /// Why waiting for a slot of the service cannot help, if it cannot.
@@ -63,14 +67,27 @@ pub trait Ledger: Send + Sync + 'static {
     fn failed(&self, service: u32, grant: &Grant) -> Failure;
     /// Counts a connect to the backend that succeeded. Says whether that ended an ejection.
     fn succeeded(&self, grant: &Grant) -> bool;
+    /// The backend has served the service. If it is its new leader and the first thing since the
+    /// loss of the one before, says how long ago that was lost.
+    fn took_over(&self, service: u32, grant: &Grant) -> Option<Duration>;
+    /// Takes a response time of the backend into account.
+    fn answered(&self, grant: &Grant, after: Duration);
+    /// The service's backends.
+    fn members(&self, service: u32) -> Vec<Member>;
+    /// Whether a backend, by id and generation, is one of them.
+    fn is_member(&self, service: u32, backend: (u32, u32)) -> bool;
 }
 
-/// Records and a clock: all that a ledger needs.
+/// Records, bindings and a clock: all that a ledger needs.
 pub trait Books: Send + Sync + 'static {
     /// The records.
     type Tables: Tables;
     /// Those records.
     fn tables(&self) -> &Self::Tables;
+    /// What a client is bound to, whether or not that has lapsed.
+    fn bound(&self, binding: Binding) -> Option<Bound>;
+    /// Binds a client.
+    fn bind(&self, binding: Binding, bound: Bound);
     /// The clock by which the programs note times.
     fn now(&self) -> Duration;
 }
@@ -80,6 +97,19 @@ impl Books for Kernel {
 
     fn tables(&self) -> &Self::Tables {
         self.memory()
+    }
+
+    fn bound(&self, binding: Binding) -> Option<Bound> {
+        Self::bound(self, binding).unwrap_or_else(|error| {
+            tracing::debug!(%error, "a client's binding is not known");
+            None
+        })
+    }
+
+    fn bind(&self, binding: Binding, bound: Bound) {
+        if let Err(error) = Self::bind(self, binding, bound) {
+            tracing::debug!(%error, "a client is not bound to its backend");
+        }
     }
 
     fn now(&self) -> Duration {
@@ -93,22 +123,14 @@ impl<B: Books> Ledger for B {
         record.map_or(0, |record| load32(&record.generation))
     }
 
-    fn take(&self, service: u32) -> Option<Grant> {
-        let tables = self.tables();
-        let record = tables.service(service)?;
-        let id = match trial(self, record, service) {
-            Some(id) => id,
-            None => {
-                let taken = select::idle_first(tables, service, Side::Agent);
-                taken.ok()?.backend
-            }
-        };
-        let backend = tables.backend(id)?;
-        let (address, port) = backend.address();
+    fn take(&self, service: u32, identity: &Identity, avoid: &[u32]) -> Option<Grant> {
+        let taken = choice::take(self, service, identity, avoid)?;
+        let backend = self.tables().backend(taken.backend)?;
         Some(Grant {
-            backend: id,
+            backend: taken.backend,
             generation: load32(&backend.generation),
-            address: SocketAddr::new(address.into(), port.into()),
+            address: address_of(backend),
+            was_elected: taken.was_elected,
         })
     }
 
@@ -187,18 +209,46 @@ impl<B: Books> Ledger for B {
     fn succeeded(&self, grant: &Grant) -> bool {
         breaker::succeeded(self.tables(), grant.backend)
     }
-}
 
-/// A slot on a backend whose breaker is half-open, if it is time to try one.
-fn trial<B: Books>(books: &B, record: &Service, service: u32) -> Option<u32> {
-    if load(&record.ejected) == 0 {
-        return None;
+    fn took_over(&self, service: u32, grant: &Grant) -> Option<Duration> {
+        let tables = self.tables();
+        let record = tables.service(service)?;
+        if load(&record.leaderless_since_ns) == 0
+            || select::leader_of(tables, service)?.id != grant.backend
+        {
+            return None;
+        }
+        let since_ns = swap(&record.leaderless_since_ns, 0);
+        let ago_ns = now_ns(self).saturating_sub(since_ns);
+        (since_ns != 0).then(|| Duration::from_nanos(ago_ns))
     }
-    let now_ns = now_ns(books);
-    if !breaker::may_try(record, now_ns) {
-        return None;
+
+    fn answered(&self, grant: &Grant, after: Duration) {
+        if let Some(backend) = self.tables().backend(grant.backend) {
+            let after_ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+            response::record(backend, after_ns, now_ns(self));
+        }
     }
-    breaker::trial(books.tables(), service, now_ns, Side::Agent)
+
+    fn members(&self, service: u32) -> Vec<Member> {
+        let tables = self.tables();
+        let Some(record) = tables.service(service) else {
+            return Vec::new();
+        };
+        numbered_backends(tables, record)
+            .map(|(id, backend)| Member {
+                backend: (id, load32(&backend.generation)),
+                address: address_of(backend),
+            })
+            .collect()
+    }
+
+    fn is_member(&self, service: u32, (id, generation): (u32, u32)) -> bool {
+        let backend = self.tables().backend(id);
+        backend.is_some_and(|backend| {
+            load32(&backend.generation) == generation && backend.is_in(service)
+        })
+    }
 }
 
 fn now_ns<B: Books>(books: &B) -> u64 {
@@ -216,8 +266,22 @@ fn backends<'t, T: Tables>(
     tables: &'t T,
     record: &'t Service,
 ) -> impl Iterator<Item = &'t Backend> {
+    numbered_backends(tables, record).map(|(_, backend)| backend)
+}
+
+/// The same, with their ids.
+fn numbered_backends<'t, T: Tables>(
+    tables: &'t T,
+    record: &'t Service,
+) -> impl Iterator<Item = (u32, &'t Backend)> {
     (0..load32(&record.positions)).filter_map(|position| {
         let leaf = tables.leaf(record.leaf(position)?)?;
-        tables.backend(leaf.backend(position % LEAF_POSITIONS as u32)?)
+        let id = leaf.backend(position % LEAF_POSITIONS as u32)?;
+        Some((id, tables.backend(id)?))
     })
+}
+
+fn address_of(backend: &Backend) -> SocketAddr {
+    let (address, port) = backend.address();
+    SocketAddr::new(address.into(), port.into())
 }

@@ -9,6 +9,8 @@
 //! | `visit` | one connection's or request's way: slot, attempts, deadline |
 //! | `queues`, `queue`, `size` | who waits for a slot of a service, and how many may |
 //! | `ledger`, `slot` | the slots and counts shared with the programs |
+//! | `identity`, `sticky` | who wants a slot, and what a sticky cookie says |
+//! | `choice` | which backend that is |
 //! | `relay` | admission `connection`: bytes both ways |
 //! | `request` | admission `request`: an HTTP proxy |
 //! | `refuse`, `reason` | saying no |
@@ -20,11 +22,13 @@
 
 mod address;
 mod breaker;
+mod choice;
 mod departures;
 mod figures;
 mod gate;
 #[cfg(test)]
 mod ground;
+mod identity;
 mod ledger;
 mod notices;
 mod pulse;
@@ -37,6 +41,7 @@ mod request;
 mod service;
 mod size;
 mod slot;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -48,6 +53,7 @@ pub use address::NodeAddresses;
 pub use breaker::{Change, ServiceBreaker};
 use departures::{Departure, Departures};
 pub use figures::{Durations, Figures, TimesSnapshot};
+pub use identity::{Bond, Identity};
 pub use ledger::{Books, Grant, Ledger, Sharers};
 pub use notices::Listener;
 pub use pulse::Pulses;
@@ -56,6 +62,7 @@ pub use queues::{Directory, Queues, RoutingFigures};
 pub use reason::Reason;
 pub use service::{Overflow, Services, settle};
 pub use slot::Slot;
+pub use sticky::{Member, Token};
 pub use view::View;
 pub use visit::{Sent, Visit};
 pub use workers::{OverflowError, Ports};

@@ -16,7 +16,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout_at},
 };
 
-use super::{Figures, Grant, Queues, Reason, ServiceBreaker, Slot, View, size::Size};
+use super::{
+    Figures, Grant, Identity, Queues, Reason, ServiceBreaker, Slot, Token, View, size::Size,
+    sticky::Tokens,
+};
 use crate::model::QueueTimeout;
 
 /// The place of a waiter: when it came, on the monotonic clock, and a number for those who came at
@@ -34,6 +37,7 @@ pub struct Queue {
     line: Mutex<Line>,
     figures: Figures,
     breaker: ServiceBreaker,
+    tokens: Tokens,
 }
 
 #[derive(Debug)]
@@ -48,6 +52,7 @@ struct Line {
 #[derive(Debug)]
 struct Waiting {
     sender: oneshot::Sender<Slot>,
+    identity: Identity,
     /// Backends that failed it already, by id.
     avoid: Vec<u32>,
 }
@@ -71,6 +76,7 @@ impl Queue {
             view: RwLock::new(view),
             figures: Figures::default(),
             breaker: ServiceBreaker::default(),
+            tokens: Tokens::default(),
         }
     }
 
@@ -97,11 +103,30 @@ impl Queue {
     }
 
     /// A slot of this very service; none if its id stands for another by now.
-    fn take(&self, queues: &Arc<Queues>, avoid: &[u32]) -> Option<Grant> {
+    fn take(&self, queues: &Queues, identity: &Identity, avoid: &[u32]) -> Option<Grant> {
         if queues.ledger().generation(self.service) != self.generation {
             return None;
         }
-        take_avoiding(queues, self.service, avoid)
+        let grant = queues.ledger().take(self.service, identity, avoid)?;
+        if grant.was_elected {
+            let (service, backend) = (self.view().name.clone(), grant.address);
+            tracing::info!(%service, %backend, "has a new leader");
+            queues.journal().elected(Some(service), Some(backend));
+        }
+        Some(grant)
+    }
+
+    /// The backend, by id and generation, for which a sticky cookie has this word.
+    pub(super) fn backend_of(&self, token: Token) -> Option<(u32, u32)> {
+        let queues = self.queues.upgrade()?;
+        let ledger = queues.ledger();
+        self.tokens.backend(
+            token,
+            &self.view().name,
+            ledger.clock(),
+            |backend| ledger.is_member(self.service, backend),
+            || ledger.members(self.service),
+        )
     }
 
     /// Its service's settings.
@@ -175,12 +200,13 @@ impl Queue {
     pub(super) fn enter(
         self: &Arc<Self>,
         came_at: Duration,
+        identity: Identity,
         avoid: &[u32],
     ) -> Result<Entered, Reason> {
         let queues = self.queues.upgrade().ok_or(Reason::NoBackends)?;
         let mut line = self.line();
         if line.waiters.is_empty() || self.view().queue.overtaking.value {
-            if let Some(grant) = self.take(&queues, avoid) {
+            if let Some(grant) = self.take(&queues, &identity, avoid) {
                 return Ok(Entered::Slot(Slot::new(
                     grant,
                     self.service,
@@ -205,8 +231,12 @@ impl Queue {
         let (sender, receiver) = oneshot::channel();
         line.last_number += 1;
         let ticket = (came_at, line.last_number);
-        let avoid = avoid.to_vec();
-        line.waiters.insert(ticket, Waiting { sender, avoid });
+        let waiting = Waiting {
+            sender,
+            identity,
+            avoid: avoid.to_vec(),
+        };
+        line.waiters.insert(ticket, waiting);
         queues.ledger().join(self.service);
         self.pace(&mut line);
         // A slot may have come free after we looked and before we were seen waiting.
@@ -228,7 +258,10 @@ impl Queue {
     fn serve(&self, queues: &Arc<Queues>, mut line: MutexGuard<'_, Line>) {
         let mut undelivered = Vec::new();
         while let Some(first) = line.waiters.first_entry() {
-            let Some(grant) = self.take(queues, &first.get().avoid) else {
+            let Waiting {
+                identity, avoid, ..
+            } = first.get();
+            let Some(grant) = self.take(queues, identity, avoid) else {
                 break;
             };
             let waiting = first.remove();
@@ -340,29 +373,4 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         drop(self.last_look());
     }
-}
-
-/// A slot of the service, on none of the backends to be avoided if any other has one.
-fn take_avoiding(queues: &Arc<Queues>, service: u32, avoid: &[u32]) -> Option<Grant> {
-    let ledger = queues.ledger();
-    let grant = ledger.take(service)?;
-    if !avoid.contains(&grant.backend) {
-        return Some(grant);
-    }
-    // Held while we look further, so that the search offers others.
-    let mut set_aside = vec![grant];
-    let better = loop {
-        match ledger.take(service) {
-            Some(grant) if avoid.contains(&grant.backend) => set_aside.push(grant),
-            other => break other,
-        }
-        if set_aside.len() > avoid.len() {
-            break None;
-        }
-    };
-    let chosen = better.or_else(|| set_aside.pop());
-    for grant in set_aside {
-        ledger.give_back(&grant);
-    }
-    chosen
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf},
     net::TcpStream,
     time::timeout,
 };
@@ -23,19 +23,29 @@ const BUFFER: usize = 16 * 1024;
 /// How long what a client sent before it went may take to reach the backend.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// A connection to a backend.
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub(super) stream: TcpStream,
+    /// How long it took to stand.
+    pub(super) connected_in: Duration,
+}
+
 /// Relays between a client and its backend until both are done, or the client is gone. The slot is
 /// given back when the backend has said its last, or with the connection.
 pub(super) async fn relay(
     mut client: TcpStream,
-    mut backend: TcpStream,
+    backend: Backend,
     slot: Slot,
     mut departure: Departure,
 ) {
+    let stopwatch = slot.stopwatch(backend.connected_in);
+    let mut backend = backend.stream;
     let result = {
         let (from_client, mut to_client) = client.split();
         let (from_backend, mut to_backend) = backend.split();
-        let mut upwards = pin!(pass_on(from_client, &mut to_backend));
-        let mut downwards = pin!(pass_on(from_backend, &mut to_client));
+        let mut upwards = pin!(pass_on(from_client, &mut to_backend, || stopwatch.asked()));
+        let mut downwards = pin!(pass_on(from_backend, &mut to_client, || stopwatch.answered()));
         let mut slot = Some(slot);
         let (mut is_up_done, mut is_down_done) = (false, false);
         loop {
@@ -70,12 +80,18 @@ pub(super) async fn relay(
     }
 }
 
-/// Passes on all there is, and then that there is no more.
+/// Passes on all there is, and then that there is no more. `begun` is called when the first of it is
+/// there.
 async fn pass_on(
     from: impl AsyncRead + Unpin,
     to: &mut (impl AsyncWrite + Unpin),
+    begun: impl FnOnce(),
 ) -> io::Result<()> {
-    copy_buf(&mut BufReader::with_capacity(BUFFER, from), to).await?;
+    let mut from = BufReader::with_capacity(BUFFER, from);
+    if !from.fill_buf().await?.is_empty() {
+        begun();
+    }
+    copy_buf(&mut from, to).await?;
     // The other side may have closed for good meanwhile; then it need not be told.
     match to.shutdown().await {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),

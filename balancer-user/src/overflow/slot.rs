@@ -1,10 +1,15 @@
 //! A slot that the agent holds: given back when it is dropped, and then the next waiter's.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use balancer_common::{breaker::Failure, event::EventKind};
 
 use super::{Grant, Ledger, Queues};
+use crate::model::ServiceName;
 
 /// The right to have one request in flight on a backend, taken by the agent.
 #[derive(Debug)]
@@ -57,13 +62,45 @@ impl Slot {
             tracing::info!(backend = %self.address(), "takes part again: the trial succeeded");
             self.tell(EventKind::Readmitted);
         }
+        self.note_leader();
+    }
+
+    /// Its backend has answered so long after it was asked; if it had to be connected to for that,
+    /// with the time which that took.
+    pub(super) fn answered(&self, after: Duration) {
+        self.ledger().answered(&self.grant, after);
+        self.note_leader();
+    }
+
+    /// Measures the response time of its backend over a connection that took so long to stand.
+    pub(super) fn stopwatch(&self, connected_in: Duration) -> Stopwatch {
+        Stopwatch {
+            grant: self.grant,
+            queues: self.queues.clone(),
+            connected_in,
+            asked_at: OnceLock::new(),
+        }
+    }
+
+    /// If this is the first that a new leader serves, the failover is over.
+    fn note_leader(&self) {
+        if let Some(after) = self.ledger().took_over(self.service, &self.grant) {
+            let backend = self.address();
+            tracing::info!(%backend, ?after, "has taken over as the leader");
+            let journal = self.queues.journal();
+            journal.failed_over(self.service_name(), Some(backend), after);
+        }
     }
 
     fn tell(&self, kind: EventKind) {
-        let queue = self.queues.existing(self.service);
-        let service = queue.map(|queue| queue.view().name.clone());
         let backend = Some(self.address());
-        self.queues.journal().reported(kind, service, backend);
+        let journal = self.queues.journal();
+        journal.reported(kind, self.service_name(), backend);
+    }
+
+    fn service_name(&self) -> Option<ServiceName> {
+        let queue = self.queues.existing(self.service)?;
+        Some(queue.view().name.clone())
     }
 
     #[cfg(test)]
@@ -83,6 +120,31 @@ impl Drop for Slot {
         }
         if let Some(queue) = self.queues.existing(self.service) {
             queue.figures().count_served(self.taken_at.elapsed());
+        }
+    }
+}
+
+/// Measures one response time, while the slot is held.
+#[derive(Debug)]
+pub(super) struct Stopwatch {
+    grant: Grant,
+    queues: Arc<Queues>,
+    connected_in: Duration,
+    asked_at: OnceLock<Instant>,
+}
+
+impl Stopwatch {
+    /// The first byte is on its way to the backend.
+    pub(super) fn asked(&self) {
+        // Only the first time counts.
+        let _ = self.asked_at.set(Instant::now());
+    }
+
+    /// The first byte came back. What a backend says unasked is no response.
+    pub(super) fn answered(&self) {
+        if let Some(asked_at) = self.asked_at.get() {
+            let after = self.connected_in + asked_at.elapsed();
+            self.queues.ledger().answered(&self.grant, after);
         }
     }
 }

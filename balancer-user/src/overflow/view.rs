@@ -1,7 +1,8 @@
 //! What the overflow path knows of a service: the part of its settings that it goes by.
 
 use crate::model::{
-    Admission, BreakerSettings, Protocol, QueueSettings, Service, ServiceName, Setting,
+    Admission, Affinity, BreakerSettings, HashKey, Protocol, QueueSettings, Service, ServiceName,
+    Setting,
 };
 
 /// A service's settings, as they were when it was last looked up.
@@ -13,6 +14,10 @@ pub struct View {
     pub protocol: Setting<Protocol>,
     /// What takes a slot.
     pub admission: Setting<Admission>,
+    /// What keeps a client with its backend; `None`: nothing.
+    pub affinity: Option<Affinity>,
+    /// What is hashed of a client.
+    pub hash: HashKey,
     /// Its queue.
     pub queue: QueueSettings,
     /// Its breakers.
@@ -25,6 +30,8 @@ impl From<&Service> for View {
             name: service.name.clone(),
             protocol: service.protocol,
             admission: service.admission,
+            affinity: service.sticks(),
+            hash: service.hashes(),
             queue: service.queue,
             breaker: service.breaker,
         }

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    Queue, Queues, Reason, Slot,
+    Identity, Queue, Queues, Reason, Slot,
     queue::{Entered, Waiter},
     upstream,
 };
@@ -28,6 +28,7 @@ pub struct Visit {
     queue: Arc<Queue>,
     /// When it came, by the clock of the programs: its place in the queue.
     came_at: Duration,
+    identity: Identity,
     began: Instant,
     deadline: Instant,
     /// Backends that could not be connected to, by id.
@@ -67,6 +68,7 @@ impl Visit {
             deadline: began + queue.timeout(),
             queue,
             came_at,
+            identity: Identity::UNKNOWN,
             began,
             failed: Vec::new(),
             attempts: 0,
@@ -78,6 +80,12 @@ impl Visit {
     pub fn of_request(queue: Arc<Queue>) -> Self {
         let came_at = queue.clock();
         Self::new(queue, came_at, None)
+    }
+
+    /// The same by a certain client.
+    #[must_use]
+    pub fn by(self, identity: Identity) -> Self {
+        Self { identity, ..self }
     }
 
     /// The queue of the service that is visited.
@@ -100,7 +108,7 @@ impl Visit {
     /// # Errors
     /// Why there is none.
     pub async fn slot(&mut self) -> Result<Slot, Reason> {
-        let entered = self.queue.enter(self.came_at, &self.failed);
+        let entered = self.queue.enter(self.came_at, self.identity, &self.failed);
         // Whoever waits is counted in the queue by now, and the others are on their way no more.
         self.sent = None;
         match entered {

@@ -5,7 +5,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Instant};
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
-    header::{ALLOW, HeaderValue},
+    header::{ALLOW, HeaderValue, SET_COOKIE},
     upgrade::OnUpgrade,
 };
 use tokio::time::timeout_at;
@@ -14,14 +14,16 @@ use tracing::{Instrument, Span, debug};
 use super::{
     Proxy,
     body::{Answer, Upload},
+    cookie,
     head::{self, Malformed},
+    identify,
     link::{Download, Link, Lost, Upgoing},
     session::Session,
     tunnel,
     watch::{Begun, Kept},
     wire::Fault,
 };
-use crate::overflow::{Change, Reason, Slot, View, Visit, refuse};
+use crate::overflow::{Change, Reason, Slot, Token, View, Visit, refuse};
 
 /// Said of a backend that was asked and did not answer.
 const BROKEN: &str = "the backend broke off; whether it did what it was asked is not known";
@@ -37,22 +39,28 @@ pub(super) fn answer(
     let begun = session.watch.begin();
     let client = hyper::upgrade::on(&mut request);
     let (mut head, body) = request.into_parts();
-    let prepared = head::prepare(&mut head, &session.client, &session.host).map(|facts| {
-        let exchange = Exchange {
-            visit: Visit::of_request(session.queue.clone()),
-            view: session.queue.view(),
-            session: session.clone(),
-            begun,
-            client,
-            is_idempotent: is_idempotent(&head.method),
-            sends: 0,
-            silent: Vec::new(),
-            is_http2: head.version == Version::HTTP_2,
-        };
-        let request = Upgoing::new(head, Upload::from(body), &facts);
-        let span = exchange.span(&facts.id);
-        (exchange.run(request).instrument(span), facts.id)
-    });
+    let view = session.queue.view();
+    let identity = identify::identify(&mut head, session.source, &view, &session.queue);
+    let prepared = match head::prepare(&mut head, &session.client, &session.host) {
+        Ok(facts) => {
+            let exchange = Exchange {
+                visit: Visit::of_request(session.queue.clone()).by(identity),
+                is_secure: identify::is_secure(&head, &view),
+                view,
+                session: session.clone(),
+                begun,
+                client,
+                is_idempotent: is_idempotent(&head.method),
+                sends: 0,
+                silent: Vec::new(),
+                is_http2: head.version == Version::HTTP_2,
+            };
+            let request = Upgoing::new(head, Upload::from(body), &facts);
+            let span = exchange.span(&facts.id);
+            Ok((exchange.run(request).instrument(span), facts.id))
+        }
+        Err(fault) => Err((fault, head::id_of(&mut head.headers))),
+    };
     async {
         Ok(match prepared {
             Ok((exchange, id)) => {
@@ -60,7 +68,11 @@ pub(super) fn answer(
                 head::name(response.headers_mut(), id);
                 response
             }
-            Err(fault) => malformed(fault),
+            Err((fault, id)) => {
+                let mut refusal = malformed(fault);
+                head::name(refusal.headers_mut(), id);
+                refusal
+            }
         })
     }
 }
@@ -93,6 +105,8 @@ struct Exchange {
     silent: Vec<u32>,
     /// Whether it shares its connection with others.
     is_http2: bool,
+    /// Whether a cookie given for it is for encrypted connections only.
+    is_secure: bool,
 }
 
 /// Why a request has no answer from a backend.
@@ -201,10 +215,14 @@ impl Exchange {
         request: &mut Upgoing,
     ) -> Result<(Response<()>, Download), Miss> {
         let version = request.version();
+        let mut began = Instant::now();
         if let Some(link) = self.session.proxy.pool.take(version.key(slot)) {
             self.sends += 1;
             match link.ask(request).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    slot.answered(began.elapsed());
+                    return Ok(answer);
+                }
                 Err(Lost::Unsent(fault)) => debug!(%fault, "a warm connection was closed"),
                 Err(Lost::Unanswered(fault)) if self.may_repeat() => {
                     debug!(%fault, "a warm connection broke");
@@ -212,6 +230,7 @@ impl Exchange {
                 Err(Lost::Unanswered(fault) | Lost::Final(fault)) => return Err(blame(&fault)),
             }
         }
+        began = Instant::now();
         // In a box, since it is rare, and large.
         let connecting = Box::pin(Link::open(slot.address(), version));
         let link = match timeout_at(self.visit.ends().into(), connecting).await {
@@ -220,11 +239,13 @@ impl Exchange {
         };
         slot.connected();
         self.sends += 1;
-        link.ask(request).await.map_err(|lost| match lost {
+        let answer = link.ask(request).await.map_err(|lost| match lost {
             Lost::Unsent(fault) => Miss::Unanswered(fault),
             Lost::Unanswered(fault) if self.may_repeat() => Miss::Unanswered(fault),
             Lost::Unanswered(fault) | Lost::Final(fault) => blame(&fault),
-        })
+        })?;
+        slot.answered(began.elapsed());
+        Ok(answer)
     }
 
     fn may_repeat(&self) -> bool {
@@ -237,6 +258,11 @@ impl Exchange {
         debug!(backend = %slot.address(), status = head.status.as_u16(), elapsed = ?self.visit.began().elapsed(), "answers");
         judge(&self.session, &self.view, head.status.is_server_error());
         head::prepare_answer(head.status, &mut head.headers);
+        if let Some((name, affinity)) = identify::sticky_cookie(&self.view) {
+            let token = Token::of(&self.view.name, slot.address());
+            let cookie = cookie::issue(name, token, affinity.timeout, self.is_secure);
+            head.headers.append(SET_COOKIE, cookie);
+        }
         let in_flight = InFlight {
             slot,
             session: self.session,

@@ -10,7 +10,10 @@ use hyper::{
     http::{request, uri::PathAndQuery},
 };
 
-use super::hops::{self, Seen};
+use super::{
+    cookie,
+    hops::{self, Seen},
+};
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -101,6 +104,9 @@ pub(super) fn prepare(
     if seen.has(Seen::TRANSFER_ENCODING) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    if is_http2 && seen.has(Seen::COOKIE) {
+        cookie::join(headers);
+    }
     forwarded(headers, client, seen);
     Ok(Facts {
         id: request_id(headers, seen),
@@ -182,6 +188,10 @@ fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, seen: Seen) {
 }
 
 /// The request's id: the client's if it is fit for logs, or else a new one.
+pub(super) fn id_of(headers: &mut HeaderMap) -> HeaderValue {
+    request_id(headers, Seen::among(headers))
+}
+
 fn request_id(headers: &mut HeaderMap, seen: Seen) -> HeaderValue {
     let mut ids = seen
         .has(Seen::REQUEST_ID)

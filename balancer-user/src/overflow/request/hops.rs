@@ -48,8 +48,9 @@ impl Seen {
     pub(super) const FORWARDED_PROTO: u16 = 1 << 7;
     pub(super) const FORWARDED_HOST: u16 = 1 << 8;
     pub(super) const REQUEST_ID: u16 = 1 << 9;
+    pub(super) const COOKIE: u16 = 1 << 10;
     /// One of [`OTHERS`].
-    const OTHER: u16 = 1 << 10;
+    const OTHER: u16 = 1 << 11;
 
     pub(super) fn among(headers: &HeaderMap) -> Self {
         Self(headers.keys().fold(0, |seen, name| seen | Self::bit(name)))
@@ -71,6 +72,7 @@ impl Seen {
             "x-forwarded-proto" => Self::FORWARDED_PROTO,
             "x-forwarded-host" => Self::FORWARDED_HOST,
             "x-request-id" => Self::REQUEST_ID,
+            "cookie" => Self::COOKIE,
             "keep-alive"
             | "proxy-authenticate"
             | "proxy-authentication-info"

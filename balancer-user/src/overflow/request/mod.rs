@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `session` | one client connection: which protocol, its limits, its end |
 //! | `exchange` | one request: slot, attempts, answer |
+//! | `identify`, `cookie` | who sends it, and the cookie that tells |
 //! | `head`, `hops` | what of a head is passed on, what is added, what is taken out |
 //! | `body` | bodies on their way, and what is held until their end |
 //! | `link`, `wire`, `pool` | upstream connections, what is spoken there, those that are warm |
@@ -16,10 +17,12 @@
 
 mod body;
 mod client;
+mod cookie;
 mod exchange;
 mod framing;
 mod head;
 mod hops;
+mod identify;
 mod link;
 mod once;
 mod pool;

@@ -3,13 +3,18 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http_body_util::Full;
-use hyper::{Response, body::Bytes, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     client::Client,
+    head,
     session::{PREFACE, first_bytes, http1, http2},
 };
 use crate::overflow::refuse;
@@ -34,9 +39,11 @@ pub(in crate::overflow) async fn answer_once(
     };
     let io = TokioIo::new(client);
     let is_answered = CancellationToken::new();
-    let service = service_fn(|_| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         is_answered.cancel();
-        let response = answer().map(Full::new);
+        let mut response = answer().map(Full::new);
+        let id = head::id_of(request.headers_mut());
+        head::name(response.headers_mut(), id);
         async { Ok::<_, Infallible>(response) }
     });
     let serving = async {

@@ -34,7 +34,7 @@ use super::{
     head::MAX_HEAD_BYTES,
     watch::{TICK, Watch},
 };
-use crate::overflow::{Departure, Queue};
+use crate::overflow::{Departure, Queue, identity};
 
 /// Bytes read before it is known which protocol is spoken.
 const FIRST_BYTES: usize = 8 * 1024;
@@ -56,6 +56,8 @@ pub(super) struct Session {
     pub(super) watch: Arc<Watch>,
     /// The client's address, as it stands in headers.
     pub(super) client: HeaderValue,
+    /// The number of the client's address, without its port.
+    pub(super) source: u64,
     /// What stands for the host in requests that name none, as those of HTTP/1.0 need not.
     pub(super) host: HeaderValue,
 }
@@ -79,6 +81,7 @@ impl Session {
             |text: String| HeaderValue::try_from(text).expect("addresses and names are ASCII");
         let name = &queue.view().name;
         Self {
+            source: identity::of_address(client.ip()),
             client: ascii(client.ip().to_canonical().to_string()),
             host: ascii(format!("{}.{}", name.name, name.namespace)),
             proxy,

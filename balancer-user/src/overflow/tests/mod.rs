@@ -1,4 +1,6 @@
 //! Queues and visits, over plain memory.
 
+mod affinity;
 mod order;
+mod relays;
 mod visits;

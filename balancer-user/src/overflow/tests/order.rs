@@ -175,7 +175,7 @@ async fn the_kernel_and_the_agent_together_never_exceed_a_limit() {
             scope.spawn(|| {
                 for _ in 0..200 {
                     let plain = &ground.memory.plain;
-                    if let Ok(taken) = select::idle_first(plain, SERVICE, Side::Kernel) {
+                    if let Ok(taken) = select::choose(plain, SERVICE, 0, Side::Kernel) {
                         begin(taken.backend);
                         std::thread::yield_now();
                         serving[taken.backend as usize].fetch_sub(1, SeqCst);

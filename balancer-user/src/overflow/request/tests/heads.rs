@@ -203,8 +203,14 @@ async fn targets_reach_the_backend_in_origin_form_and_with_one_host() {
         (answer.status(), answer.header("allow").is_some()),
         (405, true)
     );
-    let odd = "POST / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\nContent-Length: 0\r\n\r\n";
-    assert_eq!(front.ask(odd).await.status(), 417);
+    assert_eq!(answer.header("x-request-id").map(str::len), Some(32));
+    let odd = "POST / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\nContent-Length: 0\r\n\
+               X-Request-Id: odd\r\n\r\n";
+    let answer = front.ask(odd).await;
+    assert_eq!(
+        (answer.status(), answer.header("x-request-id")),
+        (417, Some("odd"))
+    );
     assert_eq!(backend.requests().len(), so_far);
 }
 

@@ -4,6 +4,7 @@ mod ground;
 
 mod bodies;
 mod followed;
+mod hashing;
 mod heads;
 mod hostile;
 mod http2;
@@ -11,4 +12,5 @@ mod refusals;
 mod retries;
 mod slots;
 mod slow;
+mod sticky;
 mod upgrades;

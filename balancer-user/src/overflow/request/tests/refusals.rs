@@ -196,11 +196,14 @@ async fn a_refused_connection_is_told_why_and_closed() {
         refuse::refuse_connection(stream, Reason::QueueFull, &view).await;
     });
     client
-        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n")
+        .send(
+            "POST / HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\nContent-Length: 10000000\r\n\r\n",
+        )
         .await;
     client.send(vec![b'x'; 300_000]).await;
     let answer = client.message().await.unwrap();
     assert_refused(&answer, Reason::QueueFull);
+    assert_eq!(answer.header("x-request-id"), Some("mine"));
     assert_eq!(answer.header("connection"), Some("close"));
     assert!(client.is_ended().await);
     drop(client);
