@@ -1,7 +1,7 @@
 //! What happens, told to whoever listens at that moment.
 //!
 //! Owns the kinds of events and their filters. Keeps nothing: what nobody listens to is only
-//! counted, and who listens too slowly is told how much was missed. No publisher ever waits.
+//! counted (failovers with how long they took), and who listens too slowly is told how much was missed. No publisher ever waits.
 //! Written by the reader of the programs' ring buffer, by the probes, and by `admin`, which also
 //! reads it.
 
@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use balancer_common::event::EventKind;
@@ -23,7 +23,7 @@ use tokio::sync::{
 };
 use utoipa::ToSchema;
 
-use crate::model::ServiceName;
+use crate::{failover::Failovers, model::ServiceName};
 
 /// Listeners at a time.
 pub const MAX_LISTENERS: usize = 64;
@@ -34,7 +34,8 @@ const BACKLOG: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// A service's leader went, and another took over.
+    /// A service has a leader that it did not have before, or the first connection to one stands
+    /// after the one before it was lost.
     Failover,
     /// A breaker shut a backend out, or keeps it out after a trial.
     Ejection,
@@ -238,6 +239,7 @@ struct Inner {
     places: Arc<Semaphore>,
     last_id: AtomicU64,
     counts: [AtomicU64; Kind::ALL.len()],
+    failovers: Failovers,
 }
 
 impl Default for Journal {
@@ -248,6 +250,7 @@ impl Default for Journal {
             places: Arc::new(Semaphore::new(MAX_LISTENERS)),
             last_id: AtomicU64::new(0),
             counts: Default::default(),
+            failovers: Failovers::default(),
         }))
     }
 }
@@ -274,8 +277,11 @@ impl Journal {
             EventKind::TrialFailed => (Kind::Ejection, Some("trial-failed")),
             EventKind::Readmitted => (Kind::Readmission, Some("trial-succeeded")),
             EventKind::Steered => (Kind::Steer, None),
-            // The queues' own business.
-            EventKind::SlotFreed | EventKind::ClientGone => return,
+            // The queues' own business; and what has methods of its own.
+            EventKind::SlotFreed
+            | EventKind::ClientGone
+            | EventKind::Elected
+            | EventKind::FailedOver => return,
         };
         self.publish(Happening {
             service,
@@ -283,6 +289,41 @@ impl Journal {
             reason,
             ..Happening::new(kind)
         });
+    }
+
+    /// Tells that a backend was elected to lead a service.
+    pub fn elected(&self, service: Option<ServiceName>, backend: Option<SocketAddr>) {
+        self.publish(Happening {
+            service,
+            backend,
+            ..Happening::new(Kind::Failover).reason("elected")
+        });
+    }
+
+    /// Tells, and counts, that the first connection to a service's new leader stands, so long after
+    /// the one before it was lost.
+    pub fn failed_over(
+        &self,
+        service: Option<ServiceName>,
+        backend: Option<SocketAddr>,
+        after: Duration,
+    ) {
+        if let Some(service) = &service {
+            self.0.failovers.count(service, after, Instant::now());
+        }
+        let detail = format!("after {:.1} ms", after.as_secs_f64() * 1e3);
+        self.publish(Happening {
+            service,
+            backend,
+            ..Happening::new(Kind::Failover)
+                .reason("serving")
+                .detail(detail)
+        });
+    }
+
+    /// How often leaders were replaced, and how long that took.
+    pub fn failovers(&self) -> &Failovers {
+        &self.0.failovers
     }
 
     /// Tells that probes changed their mind about a backend.

@@ -9,7 +9,11 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Context, Problem, maps::DEFAULT_LIMIT, problem::Refusal};
+use super::{
+    Context, Problem,
+    maps::DEFAULT_LIMIT,
+    problem::{Refusal, service_named},
+};
 use crate::{kernel::LiveConnection, model::ServiceName, occupancy::Names, state::Snapshot};
 
 /// `/v1/connections`.
@@ -80,12 +84,7 @@ pub(super) async fn list(
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Connections>, Refusal> {
     let Query(Parameters { service, limit }) = parameters?;
-    let service = service
-        .map(|name| {
-            name.parse::<ServiceName>()
-                .map_err(|fault| Refusal::BadName { name, fault })
-        })
-        .transpose()?;
+    let service = service.map(service_named).transpose()?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let answer =
         context.read(move |context, snapshot| connections(context, snapshot, service, limit));

@@ -13,34 +13,56 @@ use balancer_common::{
     atomic::load32,
     service::{STATE_DRAINING, Tables},
 };
+use serde::Deserialize;
 use tokio::time;
+use utoipa::{IntoParams, IntoResponses};
 
 use super::{BackendRow, Context, POLL, Problem, SETTLING, backends::Rows, problem::Refusal};
 use crate::{
     model::ServiceName,
     occupancy::Names,
-    reconcile::{Mark, Marking},
+    reconcile::{Advice, Mark, Marking},
     state::Snapshot,
 };
 
-type BackendPath = Result<Path<(String, String, String)>, PathRejection>;
+type BackendPath = Result<Path<Target>, PathRejection>;
+
+/// A backend of a service.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct Target {
+    /// The service's namespace
+    namespace: String,
+    /// The service's name
+    name: String,
+    /// The backend's IP:PORT
+    address: String,
+}
+
+/// What is answered.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "describes the answers in the OpenAPI document")]
+enum Marked {
+    /// The backend as it is now
+    #[response(status = 200)]
+    Done(BackendRow),
+    #[response(status = 403)]
+    OverTcp(#[ref_response] Problem),
+    #[response(status = 404)]
+    Unknown(#[ref_response] Problem),
+    #[response(status = "default")]
+    Other(#[ref_response] Problem),
+}
 
 /// Gives a backend nothing new; it keeps what it has. A backend of several services is drained in
 /// all of them. Only over the unix socket.
 #[utoipa::path(
-    post, path = "/v1/services/{namespace}/{name}/backends/{address}/drain",
-    operation_id = "drain_backend", tag = "backends",
-    params(
-        ("namespace" = String, Path, description = "The service's namespace"),
-        ("name" = String, Path, description = "The service's name"),
-        ("address" = String, Path, description = "The backend's IP:PORT"),
-    ),
-    responses(
-        (status = 200, description = "The backend as it is now", body = BackendRow),
-        (status = 403, response = Problem),
-        (status = 404, response = Problem),
-        (status = "default", response = Problem),
-    )
+    post,
+    path = "/v1/services/{namespace}/{name}/backends/{address}/drain",
+    operation_id = "drain_backend",
+    tag = "backends",
+    params(Target),
+    responses(Marked)
 )]
 pub(super) async fn drain(
     State(context): State<Context>,
@@ -51,19 +73,12 @@ pub(super) async fn drain(
 
 /// Lets a backend take part again that was drained by hand. Only over the unix socket.
 #[utoipa::path(
-    post, path = "/v1/services/{namespace}/{name}/backends/{address}/undrain",
-    operation_id = "undrain_backend", tag = "backends",
-    params(
-        ("namespace" = String, Path, description = "The service's namespace"),
-        ("name" = String, Path, description = "The service's name"),
-        ("address" = String, Path, description = "The backend's IP:PORT"),
-    ),
-    responses(
-        (status = 200, description = "The backend as it is now", body = BackendRow),
-        (status = 403, response = Problem),
-        (status = 404, response = Problem),
-        (status = "default", response = Problem),
-    )
+    post,
+    path = "/v1/services/{namespace}/{name}/backends/{address}/undrain",
+    operation_id = "undrain_backend",
+    tag = "backends",
+    params(Target),
+    responses(Marked)
 )]
 pub(super) async fn undrain(
     State(context): State<Context>,
@@ -77,7 +92,11 @@ async fn mark(
     path: BackendPath,
     is_set: bool,
 ) -> Result<Json<BackendRow>, Refusal> {
-    let Path((namespace, name, address)) = path?;
+    let Path(Target {
+        namespace,
+        name,
+        address,
+    }) = path?;
     let service = ServiceName::new(&namespace, &name).map_err(|fault| Refusal::BadName {
         name: format!("{namespace}/{name}"),
         fault,
@@ -93,7 +112,7 @@ async fn mark(
         mark: Mark::Draining,
         is_set,
     };
-    let sent = context.markings.send(marking);
+    let sent = context.advice.send(Advice::Mark(marking));
     sent.map_err(|_| Refusal::Stopping)?;
     tracing::info!(backend = %address, drained = is_set, "marked by hand");
     applied(context, &snapshot, address, is_set).await.map(Json)

@@ -5,6 +5,7 @@
 //! from the kernel's memory when it is asked for. Started by `agent`; asked by the CLI, by
 //! Prometheus and by people.
 
+mod affinity;
 mod agent;
 mod backends;
 mod caches;
@@ -21,6 +22,7 @@ mod serve;
 mod services;
 mod settings;
 mod stats;
+mod strategy;
 mod tally;
 
 use std::{
@@ -44,6 +46,7 @@ use tokio::{
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use affinity::{BindingRow, BoundClients};
 pub(crate) use agent::kernel_release;
 pub use agent::{Applied, Configuration, LogLevelBody, ProgramVersion, Ready, Version};
 pub use backends::{BackendRow, LastProbe};
@@ -56,17 +59,22 @@ pub use problem::{Missing, Problem};
 pub use queues::QueueRow;
 pub(crate) use selection::{DecisionTimes, Selections};
 pub use services::{Counts, ServiceDetail, ServiceFacts, ServiceSummary};
-pub use settings::{Auto, Breaker, HealthChecks, Millis, Queueing, RateLimit, Settings};
+pub use settings::{
+    Affinity, Auto, Breaker, HashKey, HealthChecks, Millis, Queueing, RateLimit, Settings,
+};
 pub use stats::{ServiceFigures, ServiceStats, Spread, Stats, StatsCache};
+pub(crate) use strategy::in_force as strategy_in_force;
+pub use strategy::{Choice, FailoverFigures};
 pub(crate) use tally::{Tallies, Tally};
 
 use crate::{
+    adaptive::Verdicts,
     health,
     journal::Journal,
     kernel::Kernel,
     metrics,
     overflow::Queues,
-    reconcile::{Marking, Progress},
+    reconcile::{Advice, Progress},
     state::Snapshot,
     telemetry::LogControl,
 };
@@ -105,7 +113,9 @@ pub struct Context {
     /// What happens.
     pub journal: Journal,
     /// Where marks on backends are put.
-    pub markings: mpsc::UnboundedSender<Marking>,
+    pub advice: mpsc::UnboundedSender<Advice>,
+    /// What strategy `adaptive` makes of its services.
+    pub verdicts: Verdicts,
     /// Whether metrics are served.
     pub collects_metrics: bool,
     /// The newest answer of `/v1/stats`.
@@ -175,6 +185,7 @@ fn reading() -> OpenApiRouter<Context> {
         .routes(routes!(services::one))
         .routes(routes!(backends::list))
         .routes(routes!(connections::list))
+        .routes(routes!(affinity::list))
         .routes(routes!(queues::list))
         .routes(routes!(stats::stats))
         .routes(routes!(events::follow))

@@ -120,6 +120,12 @@ pub(crate) enum Refusal {
     Interrupted(#[from] JoinError),
 }
 
+/// The name of a service that a request gives: `NAME` or `NAMESPACE/NAME`.
+pub(super) fn service_named(name: String) -> Result<ServiceName, Refusal> {
+    name.parse()
+        .map_err(|fault| Refusal::BadName { name, fault })
+}
+
 fn kinds() -> String {
     Kind::ALL.map(Kind::as_str).join(", ")
 }

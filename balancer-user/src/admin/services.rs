@@ -14,7 +14,9 @@ use balancer_common::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{BackendRow, Context, Problem, Settings, backends::Rows, problem::Refusal};
+use super::{
+    BackendRow, Choice, Context, Problem, Settings, backends::Rows, problem::Refusal, strategy,
+};
 use crate::{
     model::{Admission, DesiredState, Protocol, Service, ServiceName, Strategy},
     occupancy::{Named, Names, Occupancy, members},
@@ -37,9 +39,12 @@ pub struct ServiceFacts {
     /// What takes a slot.
     #[schema(value_type = String)]
     pub admission: Admission,
-    /// How a backend is picked.
+    /// How a backend is to be picked.
     #[schema(value_type = String)]
     pub strategy: Strategy,
+    /// How one is picked now: with strategy `adaptive`, one of the others.
+    #[schema(value_type = String)]
+    pub strategy_in_force: Strategy,
     /// Slots of each backend; 0: no limit.
     pub max_inflight: u32,
 }
@@ -63,6 +68,9 @@ pub struct ServiceDetail {
     /// What it is.
     #[serde(flatten)]
     pub facts: ServiceFacts,
+    /// How its backends are chosen now.
+    #[serde(flatten)]
+    pub choice: Choice,
     /// How busy its backends are.
     #[serde(flatten)]
     pub occupancy: Occupancy,
@@ -166,14 +174,14 @@ fn summaries<T: Tables>(tables: &T, names: &Names, desired: &DesiredState) -> Ve
     });
     placed
         .map(|(id, named, service)| ServiceSummary {
-            facts: facts(service, named),
+            facts: facts(tables, id, service, named),
             backends: members(tables, id).count() as u32,
             occupancy: Occupancy::of(tables, id),
         })
         .collect()
 }
 
-fn facts(service: &Service, placed: &Named) -> ServiceFacts {
+fn facts<T: Tables>(tables: &T, id: u32, service: &Service, placed: &Named) -> ServiceFacts {
     ServiceFacts {
         namespace: service.name.namespace.clone(),
         name: service.name.name.clone(),
@@ -181,6 +189,7 @@ fn facts(service: &Service, placed: &Named) -> ServiceFacts {
         protocol: service.protocol.value,
         admission: service.admission.value,
         strategy: service.strategy.value,
+        strategy_in_force: strategy::in_force(tables, id).unwrap_or(service.strategy.value),
         max_inflight: service.max_inflight.value,
     }
 }
@@ -226,7 +235,8 @@ fn detail(
     };
     let rows = Rows::new(context, &names, &snapshot.desired);
     Ok(ServiceDetail {
-        facts: facts(service, named),
+        facts: facts(tables, id, service, named),
+        choice: Choice::of(context, id, &name)?,
         occupancy: Occupancy::of(tables, id),
         settings: service.into(),
         counters: context.kernel.counters(id)?.into(),

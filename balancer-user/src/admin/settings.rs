@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::model::{
-    self, Admission, OnAgentLoss, Probe, Protocol, QueueTimeout, Refuse, Service, Setting, Strategy,
+    self, Admission, Locality, OnAgentLoss, Probe, Protocol, QueueTimeout, Refuse, Service,
+    Setting, Strategy,
 };
 
 /// The settings of a service.
@@ -22,6 +23,18 @@ pub struct Settings {
     /// How a backend is picked.
     #[schema(value_type = WordSetting)]
     pub strategy: Setting<Strategy>,
+    /// What strategy `consistent-hash` hashes.
+    #[schema(value_type = HashSetting)]
+    pub hash: Setting<HashKey>,
+    /// What keeps a client with its backend; null: nothing.
+    #[schema(value_type = AffinitySetting)]
+    pub affinity: Setting<Option<Affinity>>,
+    /// Which backends come first: `none`, `prefer-node` or `prefer-zone`.
+    #[schema(value_type = WordSetting)]
+    pub locality: Setting<Locality>,
+    /// How long a new backend gets less than its share; 0: not at all.
+    #[schema(value_type = NumberSetting)]
+    pub slow_start_ms: Setting<u64>,
     /// Slots of each backend; 0: no limit.
     #[schema(value_type = NumberSetting)]
     pub max_inflight: Setting<u32>,
@@ -37,6 +50,27 @@ pub struct Settings {
     pub health: HealthChecks,
     /// When a backend is shut out for failing.
     pub breaker: Breaker,
+}
+
+/// What is hashed: the word `client`, or an object that names a header or a cookie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HashKey {
+    /// Where the client connects from.
+    Client,
+    /// The value of this request header.
+    Header(String),
+    /// The value of this cookie.
+    Cookie(String),
+}
+
+/// Sticky sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Affinity {
+    /// How long a backend is remembered after its client's last use of it.
+    pub timeout_ms: u64,
+    /// The cookie that the agent issues; null: clients go by where they connect from.
+    pub cookie: Option<String>,
 }
 
 /// A queue's settings.
@@ -149,6 +183,10 @@ described! {
     SwitchSetting: bool,
     /// Milliseconds, or `auto`, and where that came from.
     MillisSetting: Millis,
+    /// What is hashed, and where that came from.
+    HashSetting: HashKey,
+    /// Sticky sessions, or none, and where that came from.
+    AffinitySetting: Option<Affinity>,
     /// A rate limit, or none, and where it came from.
     RateLimitSetting: Option<RateLimit>,
 }
@@ -159,6 +197,12 @@ impl From<&Service> for Settings {
             protocol: service.protocol,
             admission: service.admission,
             strategy: service.strategy,
+            hash: shown(&service.hash, |key| HashKey::from(key)),
+            affinity: shown(&service.affinity, |affinity| {
+                affinity.as_ref().map(Affinity::from)
+            }),
+            locality: service.locality,
+            slow_start_ms: shown(&service.slow_start, millis),
             max_inflight: service.max_inflight,
             queue: queue(&service.queue),
             rate_limit: shown(&service.rate_limit, |limit| {
@@ -179,6 +223,25 @@ impl From<&Service> for Settings {
                 failures: service.breaker.failures,
                 open_ms: shown(&service.breaker.open, millis),
             },
+        }
+    }
+}
+
+impl From<&model::HashKey> for HashKey {
+    fn from(key: &model::HashKey) -> Self {
+        match key {
+            model::HashKey::Client => Self::Client,
+            model::HashKey::Header(name) => Self::Header(name.to_string()),
+            model::HashKey::Cookie(name) => Self::Cookie(name.to_string()),
+        }
+    }
+}
+
+impl From<&model::Affinity> for Affinity {
+    fn from(affinity: &model::Affinity) -> Self {
+        Self {
+            timeout_ms: millis(&affinity.timeout),
+            cookie: affinity.cookie.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -224,9 +287,26 @@ mod tests {
             burst: 10,
         });
         service.health.interval = Setting::new(Duration::from_millis(1500), Origin::Function);
+        let hash = model::HashKey::Header("X-User".parse().unwrap());
+        service.hash = Setting::new(hash, Origin::Service);
+        service.affinity.value = Some(model::Affinity {
+            timeout: Duration::from_secs(60),
+            cookie: Some("session".parse().unwrap()),
+        });
+        service.locality = Setting::new(Locality::PreferZone, Origin::Defaults);
+        service.slow_start = Setting::new(Duration::from_secs(30), Origin::Function);
         let shown = serde_json::to_value(Settings::from(&service)).unwrap();
         for (pointer, value, origin) in [
             ("/max_inflight", json!(0), "built-in"),
+            ("/strategy", json!("idle-first"), "built-in"),
+            ("/hash", json!({"header": "x-user"}), "service"),
+            (
+                "/affinity",
+                json!({"timeout_ms": 60_000, "cookie": "session"}),
+                "built-in",
+            ),
+            ("/locality", json!("prefer-zone"), "defaults"),
+            ("/slow_start_ms", json!(30_000), "function"),
             ("/queue/size", json!(10), "built-in"),
             ("/queue/timeout_ms", json!("auto"), "environment"),
             ("/queue/tick_ms", json!(10), "built-in"),
@@ -254,16 +334,28 @@ mod tests {
 
     #[test]
     fn settings_are_read_back() {
-        for timeout in [
-            QueueTimeout::Auto,
-            QueueTimeout::Fixed(Duration::from_millis(250)),
+        let affinity = model::Affinity {
+            timeout: model::Affinity::DEFAULT_TIMEOUT,
+            cookie: None,
+        };
+        for (timeout, hash, affinity) in [
+            (QueueTimeout::Auto, model::HashKey::Client, None),
+            (
+                QueueTimeout::Fixed(Duration::from_millis(250)),
+                model::HashKey::Cookie("session".parse().unwrap()),
+                Some(affinity),
+            ),
         ] {
             let mut service = Service::named("hello".parse().unwrap());
             service.queue.timeout.value = timeout;
+            service.hash.value = hash;
+            service.affinity.value = affinity;
             let shown = Settings::from(&service);
             let text = serde_json::to_string(&shown).unwrap();
             let read: Settings = serde_json::from_str(&text).unwrap();
             assert_eq!(read.queue.timeout_ms, shown.queue.timeout_ms);
+            assert_eq!(read.hash, shown.hash);
+            assert_eq!(read.affinity, shown.affinity);
         }
     }
 }

@@ -32,6 +32,7 @@ fn the_document_has_exactly_the_routes_of_the_contract() {
         "GET /metrics",
         "GET /openapi.json",
         "GET /readyz",
+        "GET /v1/affinity",
         "GET /v1/backends",
         "GET /v1/config",
         "GET /v1/connections",

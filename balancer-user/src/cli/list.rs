@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 use super::{
     Output, Report,
     client::Client,
-    table::{self, Column::Left, Column::Right, age, joined, limit, or_dash},
+    table::{self, Column::Left, Column::Right, age, joined, limit, micros, or_dash},
 };
 use crate::{
-    admin::{BackendRow, Connections, MapSummary, ServiceSummary, Via},
+    admin::{BackendRow, Connections, MapSummary, ServiceFacts, ServiceSummary, Via},
     model::ServiceName,
 };
 
@@ -52,7 +52,7 @@ fn services_table(services: &[ServiceSummary]) -> String {
             facts.namespace.clone(),
             facts.name.clone(),
             joined(&facts.frontends),
-            facts.strategy.to_string(),
+            strategy(facts),
             limit(facts.max_inflight),
             backends.to_string(),
             occupancy.idle.to_string(),
@@ -63,6 +63,14 @@ fn services_table(services: &[ServiceSummary]) -> String {
         ]
     });
     table::render(&columns, rows)
+}
+
+/// The strategy; the one in force behind it if that is another.
+pub(super) fn strategy(facts: &ServiceFacts) -> String {
+    match facts.strategy == facts.strategy_in_force {
+        true => facts.strategy.to_string(),
+        false => format!("{} ({})", facts.strategy, facts.strategy_in_force),
+    }
 }
 
 pub(super) async fn backends(client: &Client, output: Output) -> anyhow::Result<Report> {
@@ -76,38 +84,62 @@ pub(super) async fn backends(client: &Client, output: Output) -> anyhow::Result<
 }
 
 pub(super) fn backends_table(backends: &[BackendRow]) -> String {
+    // What only some configurations know of would otherwise be a column of dashes.
+    let has = |known: fn(&BackendRow) -> bool| backends.iter().any(known);
+    let leads = has(|it| it.is_leader.is_some());
+    let warms_up = has(|it| it.warming_up_ms.is_some());
+    let (has_node, has_zone) = (has(|it| it.node.is_some()), has(|it| it.zone.is_some()));
     let columns = [
-        Left("ADDRESS"),
-        Left("STATE"),
-        Right("INFLIGHT"),
-        Right("GRANTED"),
-        Right("MAX_INFLIGHT"),
-        Right("WEIGHT"),
-        Right("FAILURES"),
-        Right("STEERED"),
-        Left("SERVICES"),
+        (true, Left("ADDRESS")),
+        (true, Left("STATE")),
+        (leads, Left("LEADS")),
+        (true, Right("INFLIGHT")),
+        (true, Right("GRANTED")),
+        (true, Right("MAX_INFLIGHT")),
+        (true, Right("WEIGHT")),
+        (true, Right("RESPONSE")),
+        (warms_up, Right("WARMING_UP")),
+        (true, Right("FAILURES")),
+        (true, Right("STEERED")),
+        (has_node, Left("NODE")),
+        (has_zone, Left("ZONE")),
+        (true, Left("SERVICES")),
     ];
     let rows = backends.iter().map(|backend| {
-        vec![
-            backend.address.to_string(),
-            backend.state.as_str().to_owned(),
-            backend.inflight.to_string(),
-            backend
-                .granted
-                .map_or_else(|| limit(0), |granted| granted.to_string()),
-            // Without a service there is nothing that limits it, and nothing new comes.
-            if backend.services.is_empty() {
-                table::dash()
-            } else {
-                limit(backend.max_inflight)
-            },
-            backend.weight.to_string(),
-            backend.failures.to_string(),
-            backend.steered.to_string(),
-            joined(&backend.services),
-        ]
+        let cells = backend_cells(backend).into_iter();
+        let shown = cells.zip(&columns).filter(|(_, (is_shown, _))| *is_shown);
+        shown.map(|(cell, _)| cell).collect()
     });
-    table::render(&columns, rows)
+    let shown = columns.iter().filter(|(is_shown, _)| *is_shown);
+    let shown: Vec<_> = shown.map(|(_, column)| *column).collect();
+    table::render(&shown, rows)
+}
+
+/// A cell for each of the columns that there can be.
+fn backend_cells(backend: &BackendRow) -> [String; 14] {
+    [
+        backend.address.to_string(),
+        backend.state.as_str().to_owned(),
+        or_dash(backend.is_leader.filter(|leads| *leads).map(|_| "yes")),
+        backend.inflight.to_string(),
+        backend
+            .granted
+            .map_or_else(|| limit(0), |granted| granted.to_string()),
+        // Without a service there is nothing that limits it, and nothing new comes.
+        if backend.services.is_empty() {
+            table::dash()
+        } else {
+            limit(backend.max_inflight)
+        },
+        backend.weight.to_string(),
+        or_dash(backend.response_time_us.map(micros)),
+        or_dash(backend.warming_up_ms.map(age)),
+        backend.failures.to_string(),
+        backend.steered.to_string(),
+        or_dash(backend.node.as_ref()),
+        or_dash(backend.zone.as_ref()),
+        joined(&backend.services),
+    ]
 }
 
 pub(super) async fn connections(
@@ -256,63 +288,80 @@ mod tests {
     use super::*;
     use crate::occupancy::BackendState;
 
-    #[test]
-    fn backends_are_shown_with_what_they_have_and_lack() {
-        let backend = BackendRow {
+    fn backend() -> BackendRow {
+        BackendRow {
             address: "10.1.0.2:8080".parse().unwrap(),
             services: vec!["default/a".to_owned(), "default/b".to_owned()],
             state: BackendState::Busy,
             inflight: 2,
             granted: None,
             max_inflight: 0,
-            weight: 1,
-            response_time_us: None,
+            weight: 3,
+            response_time_us: Some(12_345),
             failures: 0,
             last_probe: None,
             steered: 7,
             node: None,
             zone: None,
-        };
+            is_leader: None,
+            warming_up_ms: None,
+        }
+    }
+
+    fn words(text: &str) -> Vec<Vec<&str>> {
+        let lines = text.lines();
+        lines
+            .map(|line| line.split_whitespace().collect())
+            .collect()
+    }
+
+    #[test]
+    fn backends_are_shown_with_what_they_have_and_lack() {
         let leaving = BackendRow {
             services: Vec::new(),
             state: BackendState::Draining,
             granted: Some(0),
-            ..backend.clone()
+            response_time_us: None,
+            ..backend()
         };
-        let text = backends_table(&[backend, leaving]);
-        let lines: Vec<Vec<&str>> = text
-            .lines()
-            .skip(1)
-            .map(|line| line.split_whitespace().collect())
-            .collect();
-        assert_eq!(
-            lines[0],
-            [
-                "10.1.0.2:8080",
-                "busy",
-                "2",
-                "unlimited",
-                "unlimited",
-                "1",
-                "0",
-                "7",
-                "default/a,default/b"
-            ]
-        );
-        assert_eq!(
-            lines[1],
-            [
-                "10.1.0.2:8080",
-                "draining",
-                "2",
-                "0",
-                "-",
-                "1",
-                "0",
-                "7",
-                "-"
-            ]
-        );
+        let text = backends_table(&[backend(), leaving]);
+        let expected = [
+            "ADDRESS STATE INFLIGHT GRANTED MAX_INFLIGHT WEIGHT RESPONSE FAILURES STEERED SERVICES",
+            "10.1.0.2:8080 busy 2 unlimited unlimited 3 12.3ms 0 7 default/a,default/b",
+            "10.1.0.2:8080 draining 2 0 - 3 - 0 7 -",
+        ];
+        assert_eq!(words(&text), words(&expected.join("\n")));
+    }
+
+    #[test]
+    fn what_any_backend_has_gets_a_column() {
+        let leader = BackendRow {
+            is_leader: Some(true),
+            warming_up_ms: Some(1_500),
+            node: Some("n1".to_owned()),
+            zone: Some("z1".to_owned()),
+            ..backend()
+        };
+        let other = BackendRow {
+            is_leader: Some(false),
+            ..backend()
+        };
+        let text = backends_table(&[leader, other]);
+        let lines = words(&text);
+        let column = |name| {
+            let place = lines[0].iter().position(|it| *it == name).unwrap();
+            [lines[1][place], lines[2][place]]
+        };
+        for (name, cells) in [
+            ("LEADS", ["yes", "-"]),
+            ("RESPONSE", ["12.3ms", "12.3ms"]),
+            ("WARMING_UP", ["1.5s", "-"]),
+            ("NODE", ["n1", "-"]),
+            ("ZONE", ["z1", "-"]),
+            ("SERVICES", ["default/a,default/b"; 2]),
+        ] {
+            assert_eq!(column(name), cells, "{name}");
+        }
     }
 
     #[test]

@@ -147,6 +147,18 @@ pub(super) fn age(ms: u64) -> String {
     }
 }
 
+/// A short duration, to three figures.
+pub(super) fn micros(us: u64) -> String {
+    let ms = us as f64 / 1e3;
+    match us {
+        0..1_000 => format!("{us}us"),
+        1_000..10_000 => format!("{ms:.2}ms"),
+        10_000..100_000 => format!("{ms:.1}ms"),
+        100_000..1_000_000 => format!("{ms:.0}ms"),
+        _ => age(us / 1_000),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -192,6 +204,20 @@ mod tests {
         assert_eq!(list.chars().count(), MOST_CHARACTERS);
         assert!(list.ends_with('…'));
         assert_eq!(cell(&json!("x".repeat(100))).len(), 100);
+    }
+
+    #[test]
+    fn short_durations_have_three_figures() {
+        for (us, text) in [
+            (0, "0us"),
+            (999, "999us"),
+            (1_234, "1.23ms"),
+            (12_345, "12.3ms"),
+            (123_456, "123ms"),
+            (1_250_000, "1.2s"),
+        ] {
+            assert_eq!(micros(us), text);
+        }
     }
 
     #[test]

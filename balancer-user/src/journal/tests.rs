@@ -90,6 +90,8 @@ async fn what_the_programs_report_is_told_in_words() {
     let reports = [
         (EventKind::SlotFreed, None),
         (EventKind::ClientGone, None),
+        (EventKind::Elected, None),
+        (EventKind::FailedOver, None),
         (
             EventKind::Ejected,
             Some((Kind::Ejection, Some("connect-failures"))),
@@ -111,6 +113,28 @@ async fn what_the_programs_report_is_told_in_words() {
         let expected = expected.map(|(kind, reason)| (kind, reason.map(Cow::Borrowed)));
         assert_eq!(told, expected, "{report:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_is_told_when_it_is_elected_and_when_it_serves() {
+    let journal = Journal::default();
+    let mut listener = journal.subscribe(Filter::default()).unwrap();
+    let (service, backend) = (name("hello"), "10.1.0.2:8080".parse().unwrap());
+    journal.elected(Some(service.clone()), Some(backend));
+    let elected = next(&mut listener).await.unwrap();
+    assert_eq!(elected.reason.as_deref(), Some("elected"));
+    assert_eq!(journal.failovers().of(&service), None);
+
+    let after = Duration::from_micros(12_700);
+    journal.failed_over(Some(service.clone()), Some(backend), after);
+    let serving = next(&mut listener).await.unwrap();
+    assert_eq!(serving.kind, Kind::Failover);
+    assert_eq!(serving.service.as_deref(), Some("default/hello"));
+    assert_eq!(serving.backend, Some(backend));
+    assert_eq!(serving.reason.as_deref(), Some("serving"));
+    assert_eq!(serving.detail.as_deref(), Some("after 12.7 ms"));
+    let figures = journal.failovers().of(&service).unwrap();
+    assert_eq!((figures.count, figures.last), (1, after));
 }
 
 #[tokio::test(start_paused = true)]

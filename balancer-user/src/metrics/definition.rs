@@ -122,6 +122,26 @@ pub(super) const EJECTIONS: Definition = metric(
     SERVICE,
     "Backends that the programs shut out because too many connects to the service failed in a row.",
 );
+pub(super) const STRATEGY_IN_FORCE: Definition = metric(
+    "idlefirst_strategy_in_force",
+    Kind::Gauge,
+    &["function", "namespace", "strategy"],
+    "Always 1; the label strategy says how a backend of a service is picked now: with strategy \
+     adaptive, one of the others.",
+);
+pub(super) const FAILOVERS: Definition = metric(
+    "idlefirst_failovers_total",
+    Kind::Counter,
+    FUNCTION,
+    "Leaders of a service that were lost and replaced, each counted when the first connection to the \
+     new one stands. Of services with strategy leader.",
+);
+pub(super) const FAILOVER_TIME: Definition = metric(
+    "idlefirst_failover_duration_seconds",
+    Kind::Histogram,
+    FUNCTION,
+    "Time from the loss of a service's leader to the first connection to the new one.",
+);
 pub(super) const REQUESTS: Definition = metric(
     "idlefirst_requests_total",
     Kind::Counter,
@@ -270,6 +290,14 @@ pub(super) const BACKEND_STEERED: Definition = metric(
     &["backend"],
     "Connects steered to a backend.",
 );
+pub(super) const BACKEND_RESPONSE_TIME: Definition = metric(
+    "idlefirst_backend_response_time_seconds",
+    Kind::Gauge,
+    &["backend"],
+    "Moving average of a backend's response time: from the first byte of a request to the first \
+     of its response. Absent until it is measured, which it is for services with strategy \
+     least-response-time or adaptive.",
+);
 pub(super) const FAULTS: Definition = metric(
     "idlefirst_faults_total",
     Kind::Counter,
@@ -300,7 +328,7 @@ pub(super) const MAP_ENTRIES: Definition = metric(
     "idlefirst_map_entries",
     Kind::Gauge,
     &["map"],
-    "Entries in use of FRONTENDS, SERVICES, LEAVES, BACKENDS and OVERFLOW_FLOWS.",
+    "Entries in use of FRONTENDS, SERVICES, LEAVES, BACKENDS, TABLES, AFFINITY and OVERFLOW_FLOWS.",
 );
 pub(super) const MAP_CAPACITY: Definition = metric(
     "idlefirst_map_capacity",
@@ -351,6 +379,9 @@ pub const METRICS: &[Definition] = &[
     CONNECT_FAILURES,
     EJECTIONS,
     SLOTS_RELEASED,
+    STRATEGY_IN_FORCE,
+    FAILOVERS,
+    FAILOVER_TIME,
     REQUESTS,
     SELECTIONS,
     QUEUED,
@@ -364,6 +395,7 @@ pub const METRICS: &[Definition] = &[
     BACKEND_GRANTED,
     BACKEND_UTILISATION,
     BACKEND_STEERED,
+    BACKEND_RESPONSE_TIME,
     PROBES,
     CACHE_LOOKUPS,
     CACHE_HIT_RATE,

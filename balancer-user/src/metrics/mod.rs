@@ -1,13 +1,14 @@
 //! Prometheus metrics: read from the kernel at each scrape, so they restart with the maps and
 //! never lag behind them.
 //!
-//! `definition` says what there is; `read`, `requests` and `upkeep` where the values come from;
+//! `definition` says what there is; `read`, `requests`, `strategies` and `upkeep` where the values come from;
 //! docs/metrics.md is made from the first. Labels are bounded: see [`MAX_SHOWN`]. Served by `admin`.
 
 mod definition;
 mod family;
 mod read;
 mod requests;
+mod strategies;
 mod upkeep;
 
 use prometheus::TextEncoder;

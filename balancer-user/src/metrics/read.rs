@@ -6,6 +6,7 @@ use balancer_common::{
     atomic::{load, load32},
     histogram,
     maps::ABI,
+    response,
     service::{NONE, Tables},
     waiting,
 };
@@ -15,13 +16,14 @@ use super::{
     MAX_SHOWN, definition as metric,
     family::Family,
     requests::{self, Requests},
+    strategies::{self, Chosen},
     upkeep,
 };
 use crate::{
-    admin::{Context, DecisionTimes, MapName, Tallies, Tally, kernel_release},
+    admin::{Context, DecisionTimes, MapName, Tallies, Tally, kernel_release, strategy_in_force},
     health::OTHER,
     kernel::{Kernel, KernelError},
-    model::ServiceName,
+    model::{ServiceName, Strategy},
     occupancy::{BackendIds, BackendState, Names, Occupancy, granted, members},
     state::Snapshot,
 };
@@ -54,6 +56,12 @@ pub(super) fn families(
         });
     let (openfaas, requests) =
         requests::Families::of(requests, &DecisionTimes::new(&decisions)).split();
+    let failovers = context.journal.failovers();
+    let chosen = shown.services.iter().map(|service| Chosen {
+        name: &service.name,
+        strategy: service.strategy,
+        failovers: failovers.of(&service.name),
+    });
     let before = about_agent(context)
         .into_iter()
         .chain(about_all(&shown))
@@ -61,6 +69,7 @@ pub(super) fn families(
         .filter_map(Family::finish);
     let after = about_services(&shown.services, &tallied)
         .into_iter()
+        .chain(strategies::families(chosen))
         .chain(requests)
         .chain(about_backends(&shown))
         .chain(upkeep::families(context))
@@ -82,6 +91,8 @@ struct Shown {
     backends: Vec<ShownBackend>,
     all_services: usize,
     all_backends: usize,
+    /// Services that have a table of positions.
+    tables: usize,
     /// Backends in no service any more whose ids are not free yet.
     leaving: usize,
     leaves: u32,
@@ -96,6 +107,8 @@ struct ShownService {
     name: ServiceName,
     inflight: u64,
     queue_size: u32,
+    /// The one in force.
+    strategy: Option<Strategy>,
     states: [u32; BackendState::ALL.len()],
 }
 
@@ -104,6 +117,8 @@ struct ShownBackend {
     inflight: u64,
     granted: Option<u32>,
     steered: u64,
+    /// In nanoseconds; none if it was never measured.
+    response_time_ns: Option<u64>,
 }
 
 impl Shown {
@@ -128,6 +143,10 @@ impl Shown {
         Self {
             all_services: names.len(),
             all_backends: assigned.len(),
+            tables: by_name
+                .iter()
+                .filter(|(id, _)| tables.table_word(*id, 0).is_some())
+                .count(),
             leaving: leaving.len(),
             leaves: by_name.iter().map(|(id, _)| leaves(tables, *id)).sum(),
             states: tally(states.chain(draining.map(|_| BackendState::Draining))),
@@ -144,6 +163,7 @@ impl Shown {
                     queue_size: tables
                         .service(id)
                         .map_or(0, |record| load32(&record.queue_size)),
+                    strategy: strategy_in_force(tables, id),
                     states: tally(members(tables, id).map(BackendState::of)),
                 })
                 .collect(),
@@ -155,6 +175,10 @@ impl Shown {
                     inflight: record.inflight(),
                     granted: granted(record),
                     steered: load(&record.steered),
+                    response_time_ns: match response::read(record) {
+                        (_, 0) => None,
+                        (average_ns, _) => Some(average_ns),
+                    },
                 })
                 .collect(),
         }
@@ -244,6 +268,7 @@ fn about_backends(shown: &Shown) -> Vec<Family> {
     let mut granted = Family::new(metric::BACKEND_GRANTED);
     let mut utilisation = Family::new(metric::BACKEND_UTILISATION);
     let mut steered = Family::new(metric::BACKEND_STEERED);
+    let mut response_time = Family::new(metric::BACKEND_RESPONSE_TIME);
     for backend in &shown.backends {
         let address = backend.address.to_string();
         inflight.push(&[&address], backend.inflight as f64);
@@ -252,12 +277,15 @@ fn about_backends(shown: &Shown) -> Vec<Family> {
             utilisation.push(&[&address], ratio(backend.inflight, u64::from(slots)));
         }
         steered.push(&[&address], backend.steered as f64);
+        if let Some(average_ns) = backend.response_time_ns {
+            response_time.push(&[&address], average_ns as f64 * 1e-9);
+        }
     }
     let (taken, all) = shown.other_slots;
     if all != 0 {
         utilisation.push(&[OTHER], ratio(taken, all));
     }
-    vec![inflight, granted, utilisation, steered]
+    vec![inflight, granted, utilisation, steered, response_time]
 }
 
 /// A part of a whole; of no whole, everything.
@@ -316,6 +344,8 @@ fn about_maps(kernel: &Kernel, shown: &Shown) -> Result<Vec<Family>, KernelError
         (MapName::Services, shown.all_services),
         (MapName::Leaves, shown.leaves as usize),
         (MapName::Backends, shown.all_backends + shown.leaving),
+        (MapName::Tables, shown.tables),
+        (MapName::Affinity, kernel.bindings()?.len()),
         (MapName::OverflowFlows, kernel.flows()?.len()),
     ] {
         entries.push(&[map.as_str()], used as f64);

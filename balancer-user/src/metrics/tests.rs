@@ -1,6 +1,11 @@
 //! The table, the page made from it, and the shape of what is served.
 
-use std::{collections::BTreeSet, env, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use balancer_common::histogram;
 use prometheus::TextEncoder;
@@ -10,8 +15,13 @@ use super::{
     family::Family,
     read, reference_markdown,
     requests::{Families, Requests},
+    strategies::{self, Chosen},
 };
-use crate::admin::{Counts, DecisionTimes, Tally};
+use crate::{
+    admin::{Counts, DecisionTimes, Tally},
+    failover::Failovers,
+    model::Strategy,
+};
 
 fn text(families: Vec<Family>) -> String {
     let families: Vec<_> = families.into_iter().filter_map(Family::finish).collect();
@@ -164,4 +174,43 @@ fn decision_times_fall_in_buckets_of_powers_of_two() {
     ] {
         assert!(text.contains(line), "{line} is not in:\n{text}");
     }
+}
+
+#[test]
+fn leader_services_show_their_failovers_from_the_start_and_all_show_their_strategy() {
+    let [led, lost, other] = ["ns/led", "ns/lost", "ns/other"].map(|name| name.parse().unwrap());
+    let failovers = Failovers::default();
+    for ms in [3, 30, 10_000] {
+        failovers.count(&lost, Duration::from_millis(ms), Instant::now());
+    }
+    let chosen = |name, strategy| Chosen {
+        name,
+        strategy: Some(strategy),
+        failovers: failovers.of(name),
+    };
+    let services = [
+        chosen(&led, Strategy::Leader),
+        chosen(&lost, Strategy::Random),
+        chosen(&other, Strategy::P2c),
+    ];
+    let text = text(strategies::families(services.into_iter()).into());
+    let bucket = "idlefirst_failover_duration_seconds_bucket";
+    let lost = r#"function="lost",namespace="ns""#;
+    for line in [
+        r#"idlefirst_strategy_in_force{function="other",namespace="ns",strategy="p2c"} 1"#,
+        r#"idlefirst_failovers_total{function="led",namespace="ns"} 0"#,
+        &format!("idlefirst_failovers_total{{{lost}}} 3"),
+        &format!(r#"{bucket}{{{lost},le="0.0025"}} 0"#),
+        &format!(r#"{bucket}{{{lost},le="0.005"}} 1"#),
+        &format!(r#"{bucket}{{{lost},le="0.05"}} 2"#),
+        &format!(r#"{bucket}{{{lost},le="5"}} 2"#),
+        &format!(r#"{bucket}{{{lost},le="+Inf"}} 3"#),
+        &format!("idlefirst_failover_duration_seconds_sum{{{lost}}} 10.033"),
+    ] {
+        assert!(text.contains(line), "{line} is not in:\n{text}");
+    }
+    assert!(
+        !text.contains(r#"failovers_total{function="other""#),
+        "{text}"
+    );
 }

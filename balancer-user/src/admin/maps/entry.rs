@@ -1,5 +1,7 @@
 //! How an entry of each map looks in JSON, and how it is made from the record.
 
+mod choice;
+
 use std::{net::SocketAddr, time::Duration};
 
 use balancer_common::{
@@ -7,10 +9,12 @@ use balancer_common::{
     atomic::{load, load32},
     connection::{AGENT_GONE_AFTER_NS, AgentState, FlowTarget, SWITCH_LOG, SWITCH_STEER_EVENTS},
     histogram,
+    select::Leader,
     service::{
-        Admission, Backend, LEAF_POSITIONS, Leaf, SERVICE_OVERTAKING, SERVICE_REFUSE_IN_KERNEL,
+        Admission, Backend, LEAF_POSITIONS, Leaf, SERVICE_AFFINITY, SERVICE_LOCAL,
+        SERVICE_MEASURED, SERVICE_OVERTAKING, SERVICE_RATE_LIMITED, SERVICE_REFUSE_IN_KERNEL,
         SERVICE_REFUSE_WITHOUT_AGENT, STATE_DRAINING, STATE_RETIRED, STATE_UNHEALTHY, Service,
-        Strategy, Tables,
+        Tables,
     },
     slot::Side,
     waiting,
@@ -18,8 +22,11 @@ use balancer_common::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub(super) use choice::shape;
+use choice::{AffinityEntry, TableEntry};
+
 use crate::{
-    admin::Counts,
+    admin::{Counts, strategy},
     kernel::LiveConnection,
     occupancy::{Names, address, granted, memberships},
 };
@@ -50,6 +57,10 @@ pub enum MapEntry {
     Flow(FlowEntry),
     /// Of OVERFLOW_SOCK.
     Listener(ListenerEntry),
+    /// Of TABLES.
+    Table(TableEntry),
+    /// Of AFFINITY.
+    Affinity(AffinityEntry),
 }
 
 /// Of FRONTENDS.
@@ -70,7 +81,8 @@ pub struct ServiceEntry {
     strategy: String,
     /// A word, or the number if this agent does not know it.
     admission: String,
-    /// `overtaking`, `refuse-in-kernel`, `refuse-without-agent`.
+    /// `overtaking`, `refuse-in-kernel`, `refuse-without-agent`, `rate-limited`, `affinity`,
+    /// `local`, `measured`.
     flags: Vec<String>,
     backends: u32,
     /// Highest position in use, plus one.
@@ -93,8 +105,20 @@ pub struct ServiceEntry {
     breaker_open_ns: u64,
     /// Backends that breakers keep out.
     ejected: u64,
-    /// Counts changes of the set of backends.
+    /// Counts the services that the id has stood for.
     generation: u32,
+    /// Turns taken of a weighted turn.
+    turn: u64,
+    /// Id of the backend that was elected last, usable or not; null: none was.
+    leader_id: Option<u32>,
+    /// Its generation when it was elected; 0 if none was.
+    leader_generation: u32,
+    /// When the leader before it was lost; 0 once a connection to this one stands.
+    leaderless_since_ns: u64,
+    /// How long a client is remembered after it came last; 0: not at all.
+    affinity_ns: u64,
+    /// Leaves of near backends, by circle: the node's, the zone's.
+    near_leaves: Vec<String>,
     /// Leaves with an idle backend.
     idle_leaves: String,
     /// Leaves with an available backend.
@@ -142,7 +166,13 @@ pub struct BackendEntry {
     granted: Option<u32>,
     weight: u32,
     failures: u32,
+    /// When the first of those was.
+    failing_since_ns: u64,
     ejected_until_ns: u64,
+    /// Since when its share grows.
+    cold_at_ns: u64,
+    /// When it gets its full share; 0: it does.
+    warm_at_ns: u64,
     response_time_ns: u64,
     response_time_at_ns: u64,
     steered: u64,
@@ -232,6 +262,8 @@ pub struct AgentEntry {
 pub struct FlowEntry {
     #[schema(value_type = String)]
     client: SocketAddr,
+    /// The cookie of its network namespace, in decimal.
+    client_identity: String,
     service_id: u32,
     service: Option<String>,
     age_ms: u64,
@@ -256,16 +288,14 @@ impl MapEntry {
     }
 
     pub(super) fn service(service_id: u32, record: &Service, names: &Names) -> Self {
-        let strategy = load32(&record.strategy);
+        let number = load32(&record.strategy);
+        let strategy = strategy::known(number);
+        let leader = Leader::from_word(load(&record.leader));
         let cursor = load32(&record.cursor);
         Self::Service(Box::new(ServiceEntry {
             service_id,
             service: names.shown(service_id),
-            strategy: if strategy == Strategy::IdleFirst as u32 {
-                "idle-first".to_owned()
-            } else {
-                strategy.to_string()
-            },
+            strategy: strategy.map_or_else(|| number.to_string(), |it| it.to_string()),
             admission: admission(load32(&record.admission)),
             flags: words(
                 load32(&record.flags),
@@ -273,6 +303,10 @@ impl MapEntry {
                     (SERVICE_OVERTAKING, "overtaking"),
                     (SERVICE_REFUSE_IN_KERNEL, "refuse-in-kernel"),
                     (SERVICE_REFUSE_WITHOUT_AGENT, "refuse-without-agent"),
+                    (SERVICE_RATE_LIMITED, "rate-limited"),
+                    (SERVICE_AFFINITY, "affinity"),
+                    (SERVICE_LOCAL, "local"),
+                    (SERVICE_MEASURED, "measured"),
                 ],
             ),
             backends: load32(&record.backends),
@@ -288,6 +322,12 @@ impl MapEntry {
             breaker_open_ns: load(&record.breaker_open_ns),
             ejected: load(&record.ejected),
             generation: load32(&record.generation),
+            turn: load(&record.turn),
+            leader_id: leader.map(|it| it.id),
+            leader_generation: leader.map_or(0, |it| it.generation),
+            leaderless_since_ns: load(&record.leaderless_since_ns),
+            affinity_ns: load(&record.affinity_ns),
+            near_leaves: record.near.iter().map(|near| bitmap(load(near))).collect(),
             idle_leaves: bitmap(load(&record.summary.idle)),
             available_leaves: bitmap(load(&record.summary.available)),
             leaf_ids: leaves(record).map(|(_, id)| id).collect(),
@@ -339,7 +379,10 @@ impl MapEntry {
             granted: granted(record),
             weight: load32(&record.weight),
             failures: load32(&record.failures),
+            failing_since_ns: load(&record.failing_since_ns),
             ejected_until_ns: load(&record.ejected_until_ns),
+            cold_at_ns: load(&record.cold_at_ns),
+            warm_at_ns: load(&record.warm_at_ns),
             response_time_ns: load(&record.response_time_ns),
             response_time_at_ns: load(&record.response_time_at_ns),
             steered: load(&record.steered),
@@ -413,6 +456,7 @@ impl MapEntry {
     ) -> Self {
         Self::Flow(FlowEntry {
             client,
+            client_identity: target.client.to_string(),
             service_id: target.service,
             service: names.shown(target.service),
             age_ms: age_ns(target.steered_at_ns, now) / 1_000_000,

@@ -1,7 +1,8 @@
 //! `/v1/maps`: every BPF map, its entries decoded, ids with the names they stand for.
 //!
 //! Shows what the kernel has, not what the agent thinks it has; only names come from the agent.
-//! Entries that are not in use are left out.
+//! Entries that are not in use are left out. (TABLES is the exception: what is in the array of a
+//! service shows only in the agent's copy.)
 
 mod entry;
 mod read;
@@ -17,8 +18,8 @@ use balancer_common::{
     counter::FAULT_COUNTERS,
     histogram,
     maps::{
-        self, EVENT_BYTES, LISTENER_V4, LISTENER_V6, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS,
-        MAX_LEAVES, MAX_SERVICES,
+        self, EVENT_BYTES, LISTENER_V4, LISTENER_V6, MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS,
+        MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -58,13 +59,17 @@ pub enum MapName {
     OverflowFlows,
     /// The agent's listeners.
     OverflowSock,
+    /// Tables of positions, by service.
+    Tables,
+    /// Clients that are bound to a backend.
+    Affinity,
     /// What the programs tell.
     Events,
 }
 
 impl MapName {
     /// Every map.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Frontends,
         Self::Services,
         Self::Leaves,
@@ -76,6 +81,8 @@ impl MapName {
         Self::Agent,
         Self::OverflowFlows,
         Self::OverflowSock,
+        Self::Tables,
+        Self::Affinity,
         Self::Events,
     ];
 
@@ -93,6 +100,8 @@ impl MapName {
             Self::Agent => maps::AGENT,
             Self::OverflowFlows => maps::OVERFLOW_FLOWS,
             Self::OverflowSock => maps::OVERFLOW_SOCK,
+            Self::Tables => maps::TABLES,
+            Self::Affinity => maps::AFFINITY,
             Self::Events => maps::EVENTS,
         }
     }
@@ -101,7 +110,7 @@ impl MapName {
     pub const fn capacity(self) -> Option<u32> {
         match self {
             Self::Frontends => Some(MAX_FRONTENDS),
-            Self::Services | Self::Counters => Some(MAX_SERVICES),
+            Self::Services | Self::Counters | Self::Tables => Some(MAX_SERVICES),
             Self::Leaves => Some(MAX_LEAVES),
             Self::Backends => Some(MAX_BACKENDS),
             Self::Connections => None,
@@ -109,6 +118,7 @@ impl MapName {
             Self::DecisionTime => Some(histogram::BUCKETS),
             Self::Agent => Some(1),
             Self::OverflowFlows => Some(MAX_FLOWS),
+            Self::Affinity => Some(MAX_AFFINITIES),
             Self::OverflowSock => Some(LISTENERS),
             Self::Events => Some(EVENT_BYTES),
         }
@@ -127,6 +137,8 @@ impl MapName {
             Self::Agent => "the agent's sign of life, its switches, and where it takes overflow",
             Self::OverflowFlows => "connections on their way to the agent",
             Self::OverflowSock => "the agent's listeners for overflow, by address family",
+            Self::Tables => "weighted turns, Maglev tables and rankings, by service",
+            Self::Affinity => "clients that are bound to a backend, lapsed ones among them",
             Self::Events => {
                 "ring buffer of what the programs tell the agent: its capacity is in bytes, and what is in it is read once, by the agent"
             }

@@ -79,6 +79,30 @@ pub(super) fn entries(context: &Context, map: MapName, limit: usize) -> Result<F
                 Ok(MapEntry::Listener(listener))
             })
         }
+        MapName::Tables => {
+            let with_table: Vec<_> = services(context)
+                .into_iter()
+                .filter(|(id, _)| entry::shape(tables, *id).is_some())
+                .collect();
+            let total = with_table.len();
+            let shown = with_table.into_iter().take(limit);
+            Ok(Found {
+                total,
+                shown: shown
+                    .filter_map(|(id, _)| MapEntry::table(id, tables, &names))
+                    .collect(),
+            })
+        }
+        MapName::Affinity => {
+            let mut all = context.kernel.bindings()?;
+            all.sort_by_key(|(it, _)| (it.service, it.generation, it.client));
+            // What others write while it is read may come twice.
+            all.dedup_by_key(|(binding, _)| *binding);
+            let now = context.kernel.now();
+            found(all, limit, |entry| {
+                Ok(MapEntry::affinity(entry, now, tables, &names))
+            })
+        }
         // Read by the one who follows it.
         MapName::Events => Ok(Found {
             total: 0,

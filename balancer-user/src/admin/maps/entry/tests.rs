@@ -1,13 +1,17 @@
 //! How entries look in JSON.
 
 use balancer_common::{
-    atomic::store32,
+    affinity::{Binding, Bound},
+    atomic::{store, store32},
     plain::Plain,
+    service::Strategy,
     slot::{Want, take},
+    table::{self, Kind},
 };
 use serde_json::{Value, json};
 
 use super::*;
+use crate::admin::maps::DEFAULT_LIMIT;
 
 fn json(entry: &MapEntry) -> Value {
     serde_json::to_value(entry).unwrap()
@@ -80,14 +84,17 @@ fn the_agent_is_alive_while_its_heartbeat_is_fresh_and_is_reached_where_it_liste
 fn a_flow_says_how_long_it_has_been_on_its_way() {
     let target = FlowTarget {
         steered_at_ns: 5_000_000,
+        client: u64::MAX,
         service: 3,
         reserved: 0,
     };
     let client = "[fd00::1]:5000".parse().unwrap();
     let now = Duration::from_millis(25);
     let shown = json(&MapEntry::flow(client, target, now, &Names::default()));
-    let expected =
-        json!({"client": "[fd00::1]:5000", "service_id": 3, "service": null, "age_ms": 20});
+    let expected = json!({
+        "client": "[fd00::1]:5000", "client_identity": "18446744073709551615",
+        "service_id": 3, "service": null, "age_ms": 20,
+    });
     assert_eq!(shown, expected);
 }
 
@@ -99,5 +106,128 @@ fn the_last_bucket_has_no_upper_bound() {
     assert_eq!(
         (&first["from_ns"], &first["below_ns"]),
         (&json!(10), &json!(12))
+    );
+}
+
+#[test]
+fn a_service_shows_its_strategy_flags_and_leader_in_words() {
+    let plain = Plain::one_service(&[1, 1]);
+    let record = plain.service(0).unwrap();
+    let leader = Leader {
+        id: 1,
+        generation: 4,
+    };
+    store32(&record.strategy, Strategy::Leader as u32);
+    store32(&record.flags, SERVICE_RATE_LIMITED | SERVICE_MEASURED);
+    store(&record.leader, leader.into_word());
+    store(&record.near[1], 2);
+    let shown = json(&MapEntry::service(0, record, &Names::default()));
+    assert_eq!(shown["strategy"], "leader");
+    assert_eq!(shown["flags"], json!(["rate-limited", "measured"]));
+    assert_eq!(
+        (&shown["leader_id"], &shown["leader_generation"]),
+        (&json!(1), &json!(4))
+    );
+    let near = json!(["0x0000000000000000", "0x0000000000000002"]);
+    assert_eq!(shown["near_leaves"], near);
+    store32(&record.strategy, 99);
+    store(&record.leader, 0);
+    let shown = json(&MapEntry::service(0, record, &Names::default()));
+    assert_eq!(
+        (&shown["strategy"], &shown["leader_id"]),
+        (&json!("99"), &Value::Null)
+    );
+}
+
+/// What a table of these positions shows, for a service of two backends.
+fn table_of(kind: Kind, positions: &[u16]) -> Value {
+    let mut plain = Plain::one_service(&[1, 1]);
+    store32(&plain.backend(1).unwrap().port, u32::from(80u16.to_be()));
+    plain.set_table(0, table::words(kind, positions));
+    json(&MapEntry::table(0, &plain, &Names::default()).unwrap())
+}
+
+#[test]
+fn a_ranking_shows_its_order_a_maglev_table_its_shares_and_turns_both() {
+    let ranking = table_of(Kind::Ranking, &[1, 0, 5]);
+    assert_eq!(
+        (&ranking["kind"], &ranking["len"]),
+        (&json!("ranking"), &json!(3))
+    );
+    let order = json!([
+        {"position": 1, "backend": "[::]:80"},
+        {"position": 0, "backend": "[::]:0"},
+        {"position": 5, "backend": null},
+    ]);
+    assert_eq!(
+        (&ranking["order"], &ranking["shares"]),
+        (&order, &json!([]))
+    );
+
+    let shares = json!([
+        {"position": 0, "backend": "[::]:0", "places": 2},
+        {"position": 1, "backend": "[::]:80", "places": 3},
+    ]);
+    let maglev = table_of(Kind::Maglev, &[1, 1, 0, 0, 1]);
+    assert_eq!((&maglev["order"], &maglev["shares"]), (&json!([]), &shares));
+    let turns = table_of(Kind::Turns, &[1, 1, 0, 0, 1]);
+    assert_eq!(turns["order"].as_array().unwrap().len(), 5);
+    assert_eq!(turns["shares"], shares);
+}
+
+#[test]
+fn a_long_turn_is_cut_but_its_shares_are_whole() {
+    let turns = table_of(Kind::Turns, &[1; 3_000]);
+    assert_eq!(turns["order"].as_array().unwrap().len(), DEFAULT_LIMIT);
+    assert_eq!(turns["shares"][0]["places"], 3_000);
+}
+
+#[test]
+fn a_service_without_a_table_has_no_entry() {
+    let plain = Plain::one_service(&[1]);
+    assert!(MapEntry::table(0, &plain, &Names::default()).is_none());
+}
+
+#[test]
+fn a_binding_says_whether_it_holds() {
+    let plain = Plain::one_service(&[1]);
+    let service = plain.service(0).unwrap();
+    store32(&service.flags, SERVICE_AFFINITY);
+    store(&service.affinity_ns, 10_000_000);
+    let binding = Binding {
+        client: 4_026_531_840,
+        service: 0,
+        generation: 0,
+    };
+    let bound = Bound {
+        used_at_ns: 5_000_000,
+        backend: 0,
+        generation: 0,
+    };
+    let at = |bound, ms| {
+        let now = Duration::from_millis(ms);
+        json(&MapEntry::affinity(
+            (binding, bound),
+            now,
+            &plain,
+            &Names::default(),
+        ))
+    };
+    let fresh = at(bound, 12);
+    assert_eq!(fresh["client"], "4026531840");
+    assert_eq!(
+        (&fresh["age_ms"], &fresh["is_live"]),
+        (&json!(7), &json!(true))
+    );
+    assert!(fresh["backend"].is_string());
+    assert_eq!(at(bound, 15)["is_live"], false);
+    let reused = Bound {
+        generation: 1,
+        ..bound
+    };
+    let reused = at(reused, 12);
+    assert_eq!(
+        (&reused["backend"], &reused["is_live"]),
+        (&Value::Null, &json!(false))
     );
 }
