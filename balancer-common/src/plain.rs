@@ -165,6 +165,8 @@ fn empty_backend() -> Backend {
         failing_since_ns: AtomicU64::new(0),
         response_time_ns: AtomicU64::new(0),
         response_time_at_ns: AtomicU64::new(0),
+        awaiting: AtomicU64::new(0),
+        awaiting_since_ns: AtomicU64::new(0),
         steered: AtomicU64::new(0),
         memberships: std::array::from_fn(|_| AtomicU64::new(0)),
     }

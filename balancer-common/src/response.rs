@@ -2,11 +2,13 @@
 //!
 //! The average is that of peak EWMA (Finagle's `PeakEwma` load metric): a sample above it replaces
 //! it, a sample below it counts by how long ago the one before was. What nobody has measured for a
-//! while halves every [`HALF_LIFE_NS`], so that a backend that was slow once gets another chance.
+//! while halves every [`HALF_LIFE_NS`], so that a backend that was slow once gets another chance;
+//! but not while it owes responses.
 
 use crate::{
-    atomic::{load, store},
+    atomic::{fetch_add, load, store},
     service::Backend,
+    slot::Side,
 };
 
 /// Age at which a measurement counts half: 2^32 ns, 4.3 s.
@@ -38,9 +40,25 @@ pub fn record(backend: &Backend, sample_ns: u64, now_ns: u64) {
     store(&backend.response_time_at_ns, now_ns);
 }
 
+/// A request went to the backend, and its response is awaited: see [`settled`].
+#[inline(always)]
+pub fn asked(backend: &Backend, side: Side, now_ns: u64) {
+    if fetch_add(&backend.awaiting, side.one()) == 0 {
+        store(&backend.awaiting_since_ns, now_ns);
+    }
+}
+
+/// What [`asked`] counted has its response, or will never have one. Exactly once for each.
+#[inline(always)]
+pub fn settled(backend: &Backend, side: Side) {
+    fetch_add(&backend.awaiting, side.one().wrapping_neg());
+}
+
 /// What a further request can expect, with so many in flight already: the average times the
-/// requests that would share the backend. A backend of which nothing is known is worth trying
-/// while nobody else does.
+/// requests that would share the backend.
+///
+/// A backend of which nothing is known is worth trying while nobody else does. One that owes
+/// responses is as slow as it has been silent, at least, so that one that hangs draws nobody.
 #[inline(always)]
 pub fn expected_ns(backend: &Backend, inflight: u64, now_ns: u64) -> u64 {
     let (average, at) = read(backend);
@@ -51,7 +69,15 @@ pub fn expected_ns(backend: &Backend, inflight: u64, now_ns: u64) -> u64 {
             LONGEST_NS * inflight
         };
     }
-    (halve(average, now_ns.saturating_sub(at)) + 1) * (inflight + 1)
+    let one = if load(&backend.awaiting) == 0 {
+        halve(average, now_ns.saturating_sub(at))
+    } else {
+        let since = load(&backend.awaiting_since_ns);
+        let silent = now_ns.saturating_sub(if at > since { at } else { since });
+        if average > silent { average } else { silent }
+    };
+    let one = if one < LONGEST_NS { one } else { LONGEST_NS };
+    (one + 1) * (inflight + 1)
 }
 
 /// The average and when it was last updated; zeros if there is none.
@@ -107,6 +133,24 @@ mod tests {
             record(backend, 10 * MS, 4 + step);
         }
         assert!(read(backend).0 < 11 * MS);
+    }
+
+    #[test]
+    fn who_owes_responses_is_not_forgiven_for_being_silent() {
+        let plain = Plain::one_service(&[1]);
+        let backend = plain.backend(0).unwrap();
+        record(backend, 10 * MS, 1);
+        asked(backend, Side::Kernel, 1_000 * MS);
+        let expected = |now_ns| expected_ns(backend, 0, now_ns);
+        assert_eq!(expected(1_001 * MS), 10 * MS + 1, "not forgotten");
+        assert_eq!(expected(1_000 * MS + HALF_LIFE_NS), HALF_LIFE_NS + 1);
+        // A second one does not make the first look younger.
+        asked(backend, Side::Agent, 5_000 * MS);
+        assert_eq!(expected(9_000 * MS), 8_000 * MS + 1);
+        settled(backend, Side::Kernel);
+        settled(backend, Side::Agent);
+        assert!(expected(9_000 * MS) < 10 * MS, "then it is");
+        assert_eq!(load(&backend.awaiting), 0);
     }
 
     #[test]

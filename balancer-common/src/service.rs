@@ -237,6 +237,10 @@ pub struct Backend {
     pub response_time_ns: AtomicU64,
     /// When `response_time_ns` was last updated.
     pub response_time_at_ns: AtomicU64,
+    /// Responses that are awaited, in halves like `inflight`. Writers: see [`crate::response`].
+    pub awaiting: AtomicU64,
+    /// Since when at least one is, without a break. Writers: as above.
+    pub awaiting_since_ns: AtomicU64,
     /// Connects steered here since the id stands for this address. Writer: slots.
     pub steered: AtomicU64,
     /// The positions where this backend stands: [`Membership`] words; 0: none.
@@ -244,7 +248,7 @@ pub struct Backend {
     pub memberships: [AtomicU64; MAX_MEMBERSHIPS],
 }
 
-const _: () = assert!(size_of::<Backend>() == 168);
+const _: () = assert!(size_of::<Backend>() == 184);
 const _: () = assert!(core::mem::offset_of!(Backend, cold_at_ns) == 64);
 
 /// Probes found the backend unhealthy.

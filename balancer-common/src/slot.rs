@@ -20,7 +20,8 @@ pub enum Side {
 }
 
 impl Side {
-    const fn one(self) -> u64 {
+    /// One in its half of a word.
+    pub(crate) const fn one(self) -> u64 {
         match self {
             Self::Kernel => 1,
             Self::Agent => 1 << 32,

@@ -16,9 +16,10 @@ use aya_ebpf::{
 use balancer_common::{
     address::TCP,
     atomic::{load, load32, store, swap},
-    connection::{Connection, STEERED_MEASURED},
+    connection::{Connection, HELD_SLOT, STEERED_MEASURED},
     response,
-    service::Tables,
+    service::{Backend, Tables},
+    slot::Side,
 };
 
 use crate::{
@@ -76,7 +77,22 @@ pub fn on_segment(ctx: &SockOpsContext) {
     };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    store(&connection.awaited_since_ns, now_ns - connection.connect_ns);
+    let Some(backend) = Maps.backend(connection.backend) else {
+        return;
+    };
+    if load(&connection.held) == HELD_SLOT && load32(&backend.generation) == connection.generation {
+        response::asked(backend, Side::Kernel, now_ns);
+        store(&connection.awaited_since_ns, now_ns - connection.connect_ns);
+    }
+}
+
+/// The connection is about to give its slot back: what it still awaits will not come, or will not
+/// be measured.
+#[inline(always)]
+pub fn on_release(connection: &Connection, backend: &Backend) {
+    if load(&connection.awaited_since_ns) != 0 && swap(&connection.awaited_since_ns, 0) != 0 {
+        response::settled(backend, Side::Kernel);
+    }
 }
 
 /// Body of `cgroup_skb/ingress`: something arrives at a socket.
@@ -96,7 +112,8 @@ pub fn on_arrival(ctx: &SkBuffContext) {
     let Some(backend) = Maps.backend(connection.backend) else {
         return;
     };
-    if since_ns != 0 && load32(&backend.generation) == connection.generation {
+    if since_ns != 0 {
+        response::settled(backend, Side::Kernel);
         // SAFETY: the helper has no preconditions.
         let now_ns = unsafe { bpf_ktime_get_ns() };
         response::record(backend, now_ns - since_ns, now_ns);

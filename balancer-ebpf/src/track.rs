@@ -96,7 +96,10 @@ fn release(connection: &Connection) {
     };
     if load32(&backend.generation) != connection.generation {
         maps::count_fault(Fault::StaleGeneration);
-    } else if select::give_back(&Maps, id, Side::Kernel).is_none() {
+        return;
+    }
+    response::on_release(connection, backend);
+    if select::give_back(&Maps, id, Side::Kernel).is_none() {
         maps::count_fault(Fault::Underflow);
     } else {
         maps::count(connection.service, ServiceCounter::Released);

@@ -259,7 +259,9 @@ impl Moments {
 /// The 90th percentile of backends' response times over the 10th, of those measured lately.
 fn spread<'t>(backends: impl Iterator<Item = &'t Backend>, now: Duration) -> Option<f64> {
     let fresh_ns = (now.saturating_sub(FRESH)).as_nanos() as u64;
-    let measured = backends.map(response::read).filter(|(_, at)| *at > fresh_ns);
+    let measured = backends
+        .map(response::read)
+        .filter(|(_, at)| *at > fresh_ns);
     let mut times: Vec<_> = measured.map(|(time, _)| time).collect();
     if times.len() < 2 {
         return None;
@@ -287,7 +289,9 @@ mod tests {
         assert_eq!(alike.mean(), Some(Duration::from_nanos(1_000 * unit)));
         assert_eq!(alike.cv2(), Some(0.0));
         // Nine short and one long: mean 1,900, square mean 10,900,000.
-        let unlike = of(&[1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 10_000]);
+        let unlike = of(&[
+            1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 10_000,
+        ]);
         assert!((unlike.cv2().unwrap() - (10.9 / 3.61 - 1.0)).abs() < 1e-9);
         assert_eq!(of(&[3; 10]).cv2(), None, "shorter than the clock tells");
         assert_eq!(of(&[]).mean(), None);
@@ -326,7 +330,9 @@ mod tests {
         counters[ServiceCounter::HeldNs as usize] = 40 * 50_000_000;
         case.sample(&plain, 0);
         case.sample(&plain, 0);
-        let measured = case.look(&plain, 0, counters, Duration::from_secs(10)).measured;
+        let measured = case
+            .look(&plain, 0, counters, Duration::from_secs(10))
+            .measured;
         assert_eq!(measured.completions, 40);
         assert_eq!(measured.hold_mean, Some(Duration::from_millis(50)));
         assert_eq!((measured.backends, measured.is_limited), (4, true));

@@ -70,6 +70,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// The backend has served the service. If it is its new leader and the first thing since the
     /// loss of the one before, says how long ago that was lost.
     fn took_over(&self, service: u32, grant: &Grant) -> Option<Duration>;
+    /// A request goes to the backend, and its response is awaited until it is settled.
+    fn asked(&self, grant: &Grant);
+    /// What was asked has its response, or will never have one.
+    fn settled(&self, grant: &Grant);
     /// Takes a response time of the backend into account.
     fn answered(&self, grant: &Grant, after: Duration);
     /// The service's backends.
@@ -221,6 +225,18 @@ impl<B: Books> Ledger for B {
         let since_ns = swap(&record.leaderless_since_ns, 0);
         let ago_ns = now_ns(self).saturating_sub(since_ns);
         (since_ns != 0).then(|| Duration::from_nanos(ago_ns))
+    }
+
+    fn asked(&self, grant: &Grant) {
+        if let Some(backend) = self.tables().backend(grant.backend) {
+            response::asked(backend, Side::Agent, now_ns(self));
+        }
+    }
+
+    fn settled(&self, grant: &Grant) {
+        if let Some(backend) = self.tables().backend(grant.backend) {
+            response::settled(backend, Side::Agent);
+        }
     }
 
     fn answered(&self, grant: &Grant, after: Duration) {

@@ -56,6 +56,7 @@ pub(super) async fn relay(
                 }
                 result = &mut downwards, if !is_down_done => {
                     is_down_done = true;
+                    stopwatch.settled();
                     drop(slot.take());
                     result
                 }

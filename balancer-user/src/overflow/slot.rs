@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -79,7 +79,13 @@ impl Slot {
             queues: self.queues.clone(),
             connected_in,
             asked_at: OnceLock::new(),
+            awaiting: Mutex::new(None),
         }
+    }
+
+    /// A request goes to its backend, which owes a response while the result is there.
+    pub(super) fn ask(&self) -> Awaiting {
+        Awaiting::new(self.grant, self.queues.clone())
     }
 
     /// If this is the first that a new leader serves, the failover is over.
@@ -131,20 +137,53 @@ pub(super) struct Stopwatch {
     queues: Arc<Queues>,
     connected_in: Duration,
     asked_at: OnceLock<Instant>,
+    awaiting: Mutex<Option<Awaiting>>,
 }
 
 impl Stopwatch {
     /// The first byte is on its way to the backend.
     pub(super) fn asked(&self) {
         // Only the first time counts.
-        let _ = self.asked_at.set(Instant::now());
+        if self.asked_at.set(Instant::now()).is_ok() {
+            *self.awaiting() = Some(Awaiting::new(self.grant, self.queues.clone()));
+        }
     }
 
     /// The first byte came back. What a backend says unasked is no response.
     pub(super) fn answered(&self) {
         if let Some(asked_at) = self.asked_at.get() {
+            self.settled();
             let after = self.connected_in + asked_at.elapsed();
             self.queues.ledger().answered(&self.grant, after);
         }
+    }
+
+    /// The response will not come any more, if it has not.
+    pub(super) fn settled(&self) {
+        *self.awaiting() = None;
+    }
+
+    fn awaiting(&self) -> MutexGuard<'_, Option<Awaiting>> {
+        self.awaiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A response that is awaited; settled when this is dropped.
+#[derive(Debug)]
+pub(super) struct Awaiting {
+    grant: Grant,
+    queues: Arc<Queues>,
+}
+
+impl Awaiting {
+    fn new(grant: Grant, queues: Arc<Queues>) -> Self {
+        queues.ledger().asked(&grant);
+        Self { grant, queues }
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        self.queues.ledger().settled(&self.grant);
     }
 }

@@ -215,6 +215,7 @@ impl Exchange {
         request: &mut Upgoing,
     ) -> Result<(Response<()>, Download), Miss> {
         let version = request.version();
+        let _awaiting = slot.ask();
         let mut began = Instant::now();
         if let Some(link) = self.session.proxy.pool.take(version.key(slot)) {
             self.sends += 1;
