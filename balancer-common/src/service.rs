@@ -17,7 +17,7 @@ use crate::{
     address::{Address, Port},
     atomic::{AtomicU32, AtomicU64, load, load32},
     maps::{MAX_BACKENDS_PER_SERVICE, MAX_MEMBERSHIPS},
-    select::{Attempt, By, Load, Search, Taker},
+    select::{Attempt, By, Heir, Load, Search, Taker},
     slot::{Side, Want},
 };
 
@@ -454,6 +454,30 @@ pub trait Tables {
         Self: Sized,
     {
         crate::select::elect(self, service, side)
+    }
+    /// See [`crate::select::successor`].
+    #[inline(always)]
+    fn successor(&self, service: u32, former: u32) -> Heir
+    where
+        Self: Sized,
+    {
+        crate::select::successor(self, service, former)
+    }
+    /// See [`crate::select::heir`].
+    #[inline(always)]
+    fn heir(&self, service: u32, place: u32, former: u32) -> u64
+    where
+        Self: Sized,
+    {
+        crate::select::heir(self, service, place, former)
+    }
+    /// See [`crate::breaker::readmit`].
+    #[inline(always)]
+    fn readmit(&self, backend: u32) -> bool
+    where
+        Self: Sized,
+    {
+        crate::breaker::readmit(self, backend)
     }
     /// See [`crate::select::usable_in_leaf`].
     #[inline(always)]

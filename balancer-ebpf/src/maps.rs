@@ -26,7 +26,7 @@ use balancer_common::{
         EVENT_BYTES, MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES,
         MAX_SERVICES,
     },
-    select::{self, Attempt, By, Load, Search, Taker},
+    select::{self, Attempt, By, Heir, Load, Search, Taker},
     service::{Backend, Leaf, Service, Tables},
     slot::{Side, Want},
 };
@@ -165,6 +165,21 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn successor(&self, service: u32, former: u32) -> Heir {
+        Heir::from_word(idle_successor(service, former))
+    }
+
+    #[inline(always)]
+    fn heir(&self, service: u32, place: u32, former: u32) -> u64 {
+        idle_heir(service, place, former)
+    }
+
+    #[inline(always)]
+    fn readmit(&self, backend: u32) -> bool {
+        idle_readmit(backend) != 0
+    }
+
+    #[inline(always)]
     fn usable_in_leaf(&self, service: u32, number: u32) -> Option<u32> {
         u32::try_from(idle_usable(service, number)).ok()
     }
@@ -267,6 +282,18 @@ extern "C" fn idle_load(service: u32, position: u32) -> u64 {
 #[inline(never)]
 extern "C" fn idle_elect(service: u32) -> u64 {
     select::elect(&Maps, service, Side::Kernel)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_successor(service: u32, former: u32) -> u64 {
+    select::successor(&Maps, service, former).into_word()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_heir(service: u32, place: u32, former: u32) -> u64 {
+    select::heir(&Maps, service, place, former)
 }
 
 #[unsafe(no_mangle)]

@@ -115,7 +115,6 @@ impl Parts {
         let mut reconciler = Reconciler::new(kernel.clone(), progress.clone(), here)?;
         let mut snapshots = state.subscribe();
         reconciler.advance(&snapshots.borrow_and_update().clone());
-        reconciler.settle_tables();
         let journal = Journal::default();
         let services = overflow::Services {
             progress: progress.clone(),

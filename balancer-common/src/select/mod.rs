@@ -30,7 +30,7 @@ mod turns;
 
 pub use draw::{Load, draw, least_of_four, load_at};
 pub use hash::mix;
-pub use leader::{Leader, elect, leader_of, next_in_rank};
+pub use leader::{Heir, Leader, elect, heir, leader_of, successor};
 pub use over::{over_admit, usable_in_leaf};
 pub use scan::{By, best, best_in_leaf, score};
 pub use take::{Attempt, How, Search, Taken, Taker, next_available, take_at, take_next};
@@ -75,7 +75,7 @@ pub fn attempt<T: Tables>(tables: &T, service_id: u32, client: u64, side: Side) 
         return Attempt::NOTHING;
     };
     if load32(&service.strategy) == Strategy::Leader as u32 {
-        return leader::take(tables, service_id, service, side);
+        return leader::take(tables, service_id, side);
     }
     if load(&service.ejected) != 0
         && let Some(backend) = tables.trial(service_id, side)

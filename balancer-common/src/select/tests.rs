@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use crate::{
     atomic::{load, store, store32},
+    breaker,
     plain::Plain,
     response,
     select::{self, give_back},
@@ -231,6 +232,64 @@ fn a_leader_stays_until_it_cannot_be_used_and_is_not_pre_empted() {
     plain.refresh(2);
     let still = select::choose(&plain, 0, 0, Side::Kernel).unwrap();
     assert_eq!((still.backend, still.was_elected), (0, false));
+}
+
+#[test]
+fn leaders_that_fail_are_replaced_even_when_no_more_can_be_ejected() {
+    let mut plain = service_with(Strategy::Leader, &[10; 3]);
+    plain.set_table(0, table::words(Kind::Ranking, &[0, 1, 2]));
+    let service = plain.service(0).unwrap();
+    store32(&service.breaker_failures, 5);
+    store(&service.breaker_open_ns, 30_000_000_000);
+    let fail = |id: u32, times: u32| {
+        for _ in 0..times {
+            breaker::failed(&plain, 0, id, 1);
+        }
+    };
+    assert_eq!(visit(&plain, 0), 0);
+    fail(0, 5);
+    assert_eq!(load(&service.ejected), 1);
+    assert_eq!(visit(&plain, 0), 1);
+    fail(1, 5);
+    assert_eq!(load(&service.ejected), 1, "two of three would be too many");
+    assert_eq!(visit(&plain, 0), 2);
+    // The third fails too: whoever failed gets another chance, one failure long, in turn.
+    fail(2, 5);
+    assert_eq!(
+        visit(&plain, 0),
+        1,
+        "rather one that may be used than one that is ejected"
+    );
+    assert_eq!(visit(&plain, 0), 1);
+    fail(1, 1);
+    assert_eq!(visit(&plain, 0), 2);
+    breaker::succeeded(&plain, 2);
+    assert_eq!(visit(&plain, 0), 2, "it is back, and leads");
+}
+
+#[test]
+fn of_two_the_other_leads_even_if_it_is_ejected() {
+    let mut plain = service_with(Strategy::Leader, &[10; 2]);
+    plain.set_table(0, table::words(Kind::Ranking, &[0, 1]));
+    let service = plain.service(0).unwrap();
+    store32(&service.breaker_failures, 5);
+    store(&service.breaker_open_ns, 30_000_000_000);
+    for (leader, next) in [(0, 1), (1, 0), (0, 1)] {
+        assert_eq!(visit(&plain, 0), leader);
+        for _ in 0..5 {
+            breaker::failed(&plain, 0, leader, 1);
+        }
+        assert_eq!(visit(&plain, 0), next);
+        assert!(load(&service.ejected) <= 1);
+    }
+    // Nobody else, and failing: still better than none.
+    drain(&plain, 0);
+    for _ in 0..9 {
+        breaker::failed(&plain, 0, 1, 1);
+    }
+    assert_eq!(visit(&plain, 0), 1);
+    drain(&plain, 1);
+    assert!(select::choose(&plain, 0, 0, Side::Kernel).is_err());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use balancer_common::{
-    atomic::{compare_exchange, load, load32},
+    atomic::{compare_exchange, load, load32, store32},
     breaker,
     service::{Strategy, Tables},
 };
@@ -106,10 +106,15 @@ fn readmit_for_succession<T: Tables>(
         let service = membership.parts().and_then(|(id, _)| tables.service(id));
         service.is_some_and(|service| load32(&service.strategy) == Strategy::Leader as u32)
     });
-    let until_ns = tables
-        .backend(assigned.id)
-        .map_or(0, |backend| load(&backend.ejected_until_ns));
-    if leads_only && until_ns <= now.as_nanos() as u64 {
+    let Some(backend) = tables.backend(assigned.id) else {
+        return;
+    };
+    if leads_only && load(&backend.ejected_until_ns) <= now.as_nanos() as u64 {
+        // Fit to lead again, until it fails once more.
+        store32(
+            &backend.failures,
+            load32(&backend.failures).saturating_sub(1),
+        );
         breaker::readmit(tables, assigned.id);
     }
 }

@@ -165,11 +165,6 @@ impl Reconciler {
         self.plan(changed);
     }
 
-    /// Waits until the tables that strategies need are in place.
-    pub fn settle_tables(&self) {
-        self.writer.wait();
-    }
-
     fn heed(&mut self, advice: Advice) {
         match advice {
             Advice::Mark(marking) => self.mark(marking),
@@ -189,6 +184,7 @@ impl Reconciler {
         self.apply();
         let names = self.progress.assignment().services_of(&marking.address);
         self.furnish(&names);
+        self.elect(&names);
     }
 
     fn is_unsettled(&self) -> bool {
@@ -228,9 +224,14 @@ impl Reconciler {
                 tracing::warn!("{reason}");
             }
         }
+        self.furnish(&names);
+        if ops.iter().any(Op::needs_table) {
+            // A strategy that comes into force finds its table there.
+            self.writer.wait();
+        }
         self.pending.extend(ops);
         self.apply();
-        self.furnish(&names);
+        self.elect(&names);
         let is_measured = !self.progress.assignment().measured.is_empty();
         if let Err(error) = self.kernel.measure(is_measured) {
             let error: &dyn std::error::Error = &error;
@@ -238,7 +239,7 @@ impl Reconciler {
         }
     }
 
-    /// Has the tables made that the services' strategies go by, and leaders elected.
+    /// Has the tables made that the services' strategies go by.
     fn furnish(&self, names: &BTreeSet<ServiceName>) {
         let assignment = self.progress.assignment();
         for name in names {
@@ -246,10 +247,19 @@ impl Reconciler {
             if let (Some(wanted), Some(assigned)) = (wanted, assignment.service(name)) {
                 let ingredients = ingredients::of(&assignment, assigned, wanted);
                 self.writer.build(assigned.id, ingredients);
-                if wanted.strategy.value == Strategy::Leader {
-                    // Now, not with the next connect: whoever looks shall see who leads.
-                    select::elect(self.kernel.memory(), assigned.id, Side::Agent);
-                }
+            }
+        }
+    }
+
+    /// Has leaders elected where they are missing; now, not with the next connect, so that whoever
+    /// looks sees who leads.
+    fn elect(&self, names: &BTreeSet<ServiceName>) {
+        let assignment = self.progress.assignment();
+        for name in names {
+            if let Some(assigned) = assignment.service(name)
+                && assigned.settings.strategy() == balancer_common::service::Strategy::Leader
+            {
+                select::elect(self.kernel.memory(), assigned.id, Side::Agent);
             }
         }
     }

@@ -118,6 +118,16 @@ impl Target for Kernel {
 }
 
 impl Op {
+    /// Whether the change puts a strategy in force that goes by a table.
+    pub(super) fn needs_table(&self) -> bool {
+        match self {
+            Self::InitService { settings, .. } | Self::SetSettings { settings, .. } => {
+                settings.needs_table()
+            }
+            _ => false,
+        }
+    }
+
     /// Makes the change.
     ///
     /// # Errors

@@ -114,6 +114,14 @@ impl RecordSettings {
         self.strategy
     }
 
+    /// Whether the strategy goes by a table of positions.
+    pub(super) fn needs_table(&self) -> bool {
+        matches!(
+            self.strategy,
+            Strategy::WeightedRoundRobin | Strategy::ConsistentHash | Strategy::Leader
+        )
+    }
+
     /// Whether response times of its backends are measured.
     pub(super) fn is_measured(&self) -> bool {
         self.flags & SERVICE_MEASURED != 0
