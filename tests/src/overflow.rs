@@ -62,7 +62,7 @@ impl Agent {
     /// Connections that the programs published and that have not arrived at the agent.
     pub fn flows(&self) -> Result<usize> {
         /// The key and the value of OVERFLOW_FLOWS, which nobody takes apart here.
-        type Flows = HashMap<MapData, [u8; 20], [u8; 16]>;
+        type Flows = HashMap<MapData, [u8; 20], [u8; 24]>;
         let path = self.pin_path().join("OVERFLOW_FLOWS");
         let pinned = MapData::from_pin(&path)
             .with_context(|| format!("cannot open the map at {}", path.display()))?;

@@ -37,6 +37,28 @@ impl<'a> Place<'a> {
         })
     }
 
+    /// Runs `work` there on so many threads at once, each with its number, and waits for all of
+    /// them. The first error counts.
+    pub fn run_many(self, threads: u64, work: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads)
+                .map(|number| {
+                    let work = &work;
+                    scope.spawn(move || {
+                        self.enter()?;
+                        work(number)
+                    })
+                })
+                .collect();
+            let ended = threads.into_iter().map(|thread| match thread.join() {
+                Ok(ended) => ended,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            // All of them end before the first error counts.
+            ended.collect::<Vec<_>>().into_iter().collect()
+        })
+    }
+
     /// A command whose process will be there. It dies with the thread that starts it.
     pub fn command(self, program: impl AsRef<Path>) -> Command {
         command(Some(self.netns), Some(self.cgroup.path()), program.as_ref())

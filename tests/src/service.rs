@@ -28,6 +28,19 @@ pub struct Service {
 pub struct Backend {
     /// `IP:PORT`.
     pub address: String,
+    /// Any settings of its own, by name.
+    #[serde(flatten)]
+    pub settings: serde_json::Map<String, Value>,
+}
+
+impl Backend {
+    /// One without settings of its own.
+    pub fn at(address: impl ToString) -> Self {
+        Self {
+            address: address.to_string(),
+            settings: serde_json::Map::new(),
+        }
+    }
 }
 
 impl Service {
@@ -39,9 +52,7 @@ impl Service {
         max_inflight: u32,
         backends: impl IntoIterator<Item = SocketAddr>,
     ) -> Self {
-        let backends = backends.into_iter().map(|address| Backend {
-            address: address.to_string(),
-        });
+        let backends = backends.into_iter().map(Backend::at);
         Self {
             name: name.to_owned(),
             namespace: "default".to_owned(),
@@ -58,5 +69,19 @@ impl Service {
     pub fn with(mut self, setting: &str, value: Value) -> Self {
         self.settings.insert(setting.to_owned(), value);
         self
+    }
+
+    /// The same with a setting of one of its backends over what that had.
+    #[must_use]
+    pub fn with_backend(mut self, index: usize, setting: &str, value: Value) -> Self {
+        let settings = &mut self.backends[index].settings;
+        settings.insert(setting.to_owned(), value);
+        self
+    }
+
+    /// The same, chosen by this strategy.
+    #[must_use]
+    pub fn by(self, strategy: &str) -> Self {
+        self.with("strategy", strategy.into())
     }
 }

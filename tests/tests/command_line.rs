@@ -479,9 +479,8 @@ fn a_reader_that_has_seen_enough_is_no_failure() -> Result<()> {
     let mut many = service(0, 1, []);
     // More than a pipe holds.
     many.backends = (0..2000)
-        .map(|n| tests::service::Backend {
-            address: format!("10.112.{}.{}:8080", n / 250, n % 250 + 1),
-        })
+        .map(|n| format!("10.112.{}.{}:8080", n / 250, n % 250 + 1))
+        .map(tests::service::Backend::at)
         .collect();
     let agent = Agent::start(&crowd.netns, &crowd.cgroup, &[many])?;
     for output in ["table", "json"] {
