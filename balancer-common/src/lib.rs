@@ -17,9 +17,6 @@
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(target_arch = "bpf", allow(internal_features))]
 
-#[cfg(not(target_arch = "bpf"))]
-extern crate alloc;
-
 pub mod address;
 pub mod affinity;
 pub mod atomic;

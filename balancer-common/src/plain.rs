@@ -32,7 +32,7 @@ impl Plain {
     }
 
     /// Gives a service a table of positions.
-    pub fn set_table(&mut self, service: u32, words: Vec<u64>) {
+    pub fn set_table(&mut self, service: u32, words: impl IntoIterator<Item = u64>) {
         self.tables[service as usize] = words.into_iter().map(AtomicU64::new).collect();
     }
 

@@ -22,8 +22,7 @@ pub enum Kind {
 }
 
 /// The words of a table.
-#[cfg(not(target_arch = "bpf"))]
-pub fn words(kind: Kind, positions: &[u16]) -> alloc::vec::Vec<u64> {
+pub fn words(kind: Kind, positions: &[u16]) -> impl Iterator<Item = u64> {
     let header = (kind as u64) << 32 | positions.len() as u64;
     let packed = positions.chunks(WORD_POSITIONS as usize).map(|four| {
         let places = four.iter().enumerate();
@@ -31,7 +30,7 @@ pub fn words(kind: Kind, positions: &[u16]) -> alloc::vec::Vec<u64> {
             word | u64::from(*position) << (16 * place)
         })
     });
-    core::iter::once(header).chain(packed).collect()
+    core::iter::once(header).chain(packed)
 }
 
 /// How many positions the service's table has; 0 if it has none of this kind.

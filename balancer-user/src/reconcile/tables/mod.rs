@@ -55,7 +55,7 @@ impl Table {
             Self::Maglev(_) => Kind::Maglev,
             Self::Ranking(_) => Kind::Ranking,
         };
-        table::words(kind, self.positions())
+        table::words(kind, self.positions()).collect()
     }
 }
 
