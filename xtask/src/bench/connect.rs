@@ -5,10 +5,10 @@
 //! falls on all of them. Called by `bench`.
 
 mod bytes;
-mod dialler;
-mod program;
+pub(super) mod dialler;
+pub(super) mod program;
 mod results;
-mod server;
+pub(super) mod server;
 mod stage;
 
 use std::{

@@ -4,15 +4,17 @@
 //! [`Clients`] is the demo's end, [`run`] the process's.
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 use tests::{
     netns::Netns,
@@ -32,6 +34,8 @@ pub(super) struct Task {
     pub(super) load: Load,
     /// Whether connections are kept for the next request.
     pub(super) keep_alive: bool,
+    /// Further namespaces to dial from; none: only from where the process is.
+    pub(super) namespaces: Vec<PathBuf>,
 }
 
 /// Whom they dial.
@@ -129,7 +133,9 @@ pub(super) fn run(task: &str) -> Result<()> {
     } else {
         Connections::OnePerRequest
     };
-    let aim = Aim::new(targets, task.load.seed);
+    let namespaces = task.namespaces.iter().map(|path| namespace_at(path));
+    let namespaces = namespaces.collect::<Result<Vec<_>>>()?;
+    let aim = Aim::new(targets, task.load.seed).with_clients(namespaces);
     let outcome = Sender::new(connections)?.send(&task.load, aim, |tally| {
         write_report(&Report {
             tally,
@@ -140,6 +146,18 @@ pub(super) fn run(task: &str) -> Result<()> {
         tally: outcome.tally,
         outcome: Some(outcome),
     })
+}
+
+/// A namespace of the demo's process.
+fn namespace_at(path: &Path) -> Result<Arc<Netns>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    // A thread that stays in it no longer than this.
+    let inside = thread::spawn(move || {
+        setns(&file, CloneFlags::CLONE_NEWNET).context("cannot enter a client's namespace")?;
+        Netns::current().map(Arc::new)
+    });
+    let ended = inside.join();
+    ended.map_err(|_| anyhow::anyhow!("the thread in a client's namespace panicked"))?
 }
 
 fn write_report(report: &Report) -> Result<()> {

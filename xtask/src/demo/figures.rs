@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tests::function::Function;
 
+use super::strategy::Strategy;
 use crate::load::{Excess, LATE, Outcome};
 
 /// The figures of one run.
@@ -25,6 +26,8 @@ pub(super) struct Figures {
     wait_p99_ms: f64,
     refused_by_reason: BTreeMap<String, u64>,
     backends: Vec<BackendFigures>,
+    /// The same counts by address.
+    served: BTreeMap<SocketAddr, u64>,
     #[serde(skip)]
     max_inflight: u32,
     #[serde(skip)]
@@ -34,7 +37,10 @@ pub(super) struct Figures {
 #[derive(Clone, Debug, Serialize)]
 struct BackendFigures {
     address: SocketAddr,
+    weight: u32,
     served: u64,
+    /// Of all that were served, as a fraction of 1.
+    share: f64,
     /// The most that the server saw at once.
     peak_inflight: u32,
 }
@@ -44,6 +50,7 @@ struct BackendFigures {
 pub(super) struct Comparison {
     #[serde(flatten)]
     pub(super) balanced: Figures,
+    strategy: &'static str,
     /// Requests that had to wait.
     pub(super) queued: u64,
     pub(super) waiters_peak: u64,
@@ -58,12 +65,24 @@ pub(super) struct Comparison {
 
 impl Figures {
     /// Of a run that has just ended on these servers.
-    pub(super) fn new(outcome: Outcome, functions: &[Function], max_inflight: u32) -> Self {
-        let backends = functions.iter().map(|function| {
-            let seen = function.seen();
+    pub(super) fn new(
+        outcome: Outcome,
+        functions: &[Function],
+        strategy: Strategy,
+        max_inflight: u32,
+    ) -> Self {
+        let served = functions
+            .iter()
+            .map(|function| (function.address(), function.seen().served));
+        let served: BTreeMap<_, _> = served.collect();
+        let all = served.values().sum::<u64>().max(1);
+        let backends = functions.iter().enumerate().map(|(number, function)| {
+            let (address, seen) = (function.address(), function.seen());
             BackendFigures {
-                address: function.address(),
+                address,
+                weight: strategy.weight(number),
                 served: seen.served,
+                share: seen.served as f64 / all as f64,
                 peak_inflight: seen.peak,
             }
         });
@@ -81,6 +100,7 @@ impl Figures {
             wait_p99_ms: outcome.wait_ms.p99,
             refused_by_reason: outcome.refused_by_reason.clone(),
             backends: backends.collect(),
+            served,
             max_inflight,
             outcome,
         }
@@ -127,12 +147,14 @@ impl Comparison {
     /// Of a balanced run that queued so many, the central queue for the same load, and random
     /// steering.
     pub(super) fn new(
+        strategy: Strategy,
         balanced: Figures,
         (queued, waiters_peak): (u64, u64),
         (central, excess): (Outcome, Excess),
         random: Figures,
     ) -> Self {
         Self {
+            strategy: strategy.word(),
             balanced,
             queued,
             waiters_peak,
@@ -228,17 +250,21 @@ impl Comparison {
     }
 
     fn served(&self) -> String {
-        let mut table = "\nserved (and peak), as the servers saw it\n".to_owned();
+        let mut table = format!(
+            "\nserved (and peak), as the servers saw it\n{:<34} {:>16} {:>8} {:>7} {:>16}\n",
+            "", self.strategy, "share", "weight", "random"
+        );
         let cell =
             |backend: &BackendFigures| format!("{} ({})", backend.served, backend.peak_inflight);
         let pairs = self.balanced.backends.iter().zip(&self.random.backends);
         for (balanced, random) in pairs {
-            let address = balanced.address.to_string();
             writeln!(
                 table,
-                "{address:<34} {:>16} {:>16} {:>16}",
+                "{:<34} {:>16} {:>6.1} % {:>7} {:>16}",
+                balanced.address.to_string(),
                 cell(balanced),
-                "",
+                balanced.share * 100.0,
+                balanced.weight,
                 cell(random)
             )
             .expect("writing to a String cannot fail");

@@ -94,6 +94,12 @@ impl Live {
         }
     }
 
+    /// Says what has happened; the table goes on below.
+    pub(super) fn note(&mut self, text: &str) -> Result<()> {
+        self.drawn_lines = 0;
+        self.write(&format!("{text}\n"))
+    }
+
     fn line(
         &self,
         functions: &[Function],

@@ -11,15 +11,17 @@ mod figures;
 mod live;
 mod options;
 mod stage;
+mod strategy;
 mod waiting;
 
 use std::{
     io::{self, Write},
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
-use tests::function::Function;
+use tests::function::{Function, Health};
 
 pub(crate) use self::options::Options;
 use self::{
@@ -103,7 +105,13 @@ fn perform_both(options: &Options, stage: &Stage, interrupt: &Interrupt) -> Resu
     let central = options.central_queue().simulate(&options.load())?;
     let excess = Excess::of(balanced.outcome(), &central, options.duration());
     let waiting = (queued, waiters_peak);
-    let comparison = Comparison::new(balanced, waiting, (central, excess), random);
+    let comparison = Comparison::new(
+        options.strategy,
+        balanced,
+        waiting,
+        (central, excess),
+        random,
+    );
     say(options, format_args!("\n{}", comparison.table()))?;
     if options.json {
         println!("{}", comparison.json()?);
@@ -134,17 +142,26 @@ fn perform(
     });
     say(options, format_args!("\n{title}, {} s:", options.seconds))?;
     for function in &stage.functions {
+        function.set_health(Health::Healthy);
         function.reset();
     }
     let mut client = stage.clients(&Task {
         steering,
         load: options.load(),
         keep_alive: options.admission == Admission::Request,
+        namespaces: stage.namespaces(),
     })?;
     let mut live = Live::new(options.json);
+    let mut acts = inside.map_or_else(Vec::new, |_| acts(options));
+    let begun = Instant::now();
     let outcome = loop {
         if interrupt.came() {
             return Ok(None);
+        }
+        if let Some((_, act)) = acts.pop_if(|(due, _)| begun.elapsed() >= *due)
+            && let Some(note) = act(stage)?
+        {
+            live.note(&note)?;
         }
         live.show(&stage.functions, inside, &client.tally())?;
         if let Some(outcome) = client.outcome()? {
@@ -153,14 +170,31 @@ fn perform(
         }
         std::thread::sleep(live.pause());
     };
-    let figures = Figures::new(outcome, &stage.functions, options.max_inflight);
+    let figures = Figures::new(
+        outcome,
+        &stage.functions,
+        options.strategy,
+        options.max_inflight(),
+    );
     Ok(Some(figures))
+}
+
+/// Something done while the load runs; says what.
+type Act = fn(&Stage) -> Result<Option<String>>;
+
+/// What is done when, the last first.
+fn acts(options: &Options) -> Vec<(Duration, Act)> {
+    let mut acts: Vec<(Duration, Act)> = vec![(options.duration() * 3 / 4, Stage::choice)];
+    if options.strategy.loses_its_leader() {
+        acts.push((options.duration() / 2, Stage::make_leader_ill));
+    }
+    acts
 }
 
 fn announce(options: &Options) -> Result<()> {
     let Options {
         backends,
-        max_inflight,
+        strategy,
         rate,
         work_ms,
         seconds,
@@ -169,14 +203,20 @@ fn announce(options: &Options) -> Result<()> {
         ..
     } = options;
     let busy = options.utilisation() * 100.0;
+    let max_inflight = options.max_inflight();
+    let expectation = strategy.expectation();
+    let can = match strategy.serving(*backends) {
+        1 => "that serve at a time (one) can",
+        _ => "can",
+    };
     let way = match options.admission {
         Admission::Connection => {
             "the kernel sends each\n\
-             connection to an idle server, and to the agent's queue if there is none."
+             connection to a server that has a slot, and to the agent's queue if there is none."
         }
         Admission::Request => {
             "the kernel sends their\n\
-             connections, which they keep, to the agent, and that each request to an idle server."
+             connections, which they keep, to the agent, and that each request to a server that has a slot."
         }
     };
     say(
@@ -185,10 +225,11 @@ fn announce(options: &Options) -> Result<()> {
             "Idlefirst demo: {backends} function servers that serve {max_inflight} request(s) at once each,\n\
              every one in its own network namespace. Clients dial {FRONTEND}; {way}\n\
              {rate} requests/s (Poisson) of {work_ms} ms mean work, for {seconds} s: {busy:.0} % of what the servers\n\
-             can do. At most {queue_size} wait, at most {queue_timeout_ms} ms. Then the same arrivals with random\n\
+             {can} do. At most {queue_size} wait, at most {queue_timeout_ms} ms. Then the same arrivals with random\n\
              steering, and through one central queue, simulated.\n\
+             Strategy {strategy}: {expectation}.\n\
              Expect: no server ever above its limit, and as few refused as that central queue refuses;\n\
-             random steering runs into full servers all the time.\n"
+             random steering, where slots are few, runs into full servers all the time.\n"
         ),
     )
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use super::strategy::Strategy;
 use crate::load::{CentralQueue, Load};
 
 /// What the demo shows.
@@ -13,15 +14,19 @@ pub(crate) struct Options {
     /// What takes a slot: a connection until it ends, or one request on a connection that is kept
     #[arg(long, value_enum, default_value_t = Admission::Connection)]
     pub(super) admission: Admission,
+    /// How a pod is chosen among those that have a slot
+    #[arg(long, value_enum, default_value_t = Strategy::IdleFirst)]
+    pub(super) strategy: Strategy,
     /// How long the load goes on, for each of the two ways of steering
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) seconds: u64,
     /// Function servers
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=250))]
     pub(super) backends: u16,
-    /// Requests that each of them serves at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65535))]
-    pub(super) max_inflight: u32,
+    /// Requests that each of them serves at once [default: 1; 10 where a full server would hide
+    /// what the strategy does; with a leader, as many as there are servers]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65535))]
+    max_inflight: Option<u32>,
     /// Requests per second, over all clients
     #[arg(long, default_value_t = 160.0, allow_negative_numbers = true, value_parser = |text: &str| positive(text, 20_000.0))]
     pub(super) rate: f64,
@@ -83,6 +88,12 @@ impl Options {
         Duration::from_secs_f64(self.work_ms / 1000.0)
     }
 
+    /// Requests that each of the servers serves at once.
+    pub(super) fn max_inflight(&self) -> u32 {
+        self.max_inflight
+            .unwrap_or_else(|| self.strategy.max_inflight(self.backends))
+    }
+
     /// The share of what the servers can do that the load asks for.
     pub(super) fn utilisation(&self) -> f64 {
         self.rate * self.work_ms / 1000.0 / self.slots() as f64
@@ -94,14 +105,14 @@ impl Options {
         json!({"size": self.queue_size, "timeout": timeout})
     }
 
-    /// One queue with the same limits before all the slots.
+    /// One queue with the same limits before all the slots that may be used at a time.
     pub(super) fn central_queue(&self) -> CentralQueue {
         let timeout = Duration::from_millis(self.queue_timeout_ms.into());
         CentralQueue::new(self.slots(), self.queue_size as usize, timeout)
     }
 
     fn slots(&self) -> usize {
-        usize::from(self.backends) * self.max_inflight as usize
+        usize::from(self.strategy.serving(self.backends)) * self.max_inflight() as usize
     }
 }
 

@@ -13,8 +13,8 @@ use serde_json::json;
 use tests::{
     agent::{Agent, AgentOptions},
     cgroup::Cgroup,
-    function::{Function, FunctionOptions, Work},
-    service::Service,
+    function::{Function, FunctionOptions, Health, Work},
+    service::{Backend, Service},
     topology::Topology,
     wait::within,
 };
@@ -22,6 +22,7 @@ use tests::{
 use super::{
     Options,
     client::{Clients, Steering, Task},
+    strategy::Strategy,
     waiting::QueueState,
 };
 
@@ -42,26 +43,18 @@ pub(super) struct Stage {
 impl Stage {
     /// Sets it up; everything answers when this returns.
     pub(super) fn set(options: &Options, binary: PathBuf) -> Result<Self> {
-        let topology = Topology::new(options.backends.into(), 1)?;
+        let topology = Topology::new(options.backends.into(), options.strategy.clients())?;
         let functions = topology.functions(
             8080,
             &FunctionOptions {
-                max_inflight: options.max_inflight,
+                max_inflight: options.max_inflight(),
                 work: Work::Exponential(options.mean_work()),
                 spin: false,
                 seed: options.seed,
             },
         )?;
         let cgroup = Cgroup::domain("demo")?;
-        let service = Service::new(
-            "demo",
-            [FRONTEND.to_string().as_str()],
-            options.max_inflight,
-            functions.iter().map(Function::address),
-        )
-        .with("protocol", json!("http"))
-        .with("admission", json!(options.admission.as_str()))
-        .with("queue", options.queue());
+        let service = service(options, &functions);
         let agent_options = AgentOptions {
             binary: Some(binary),
             ..AgentOptions::new(&topology.node, &cgroup)
@@ -82,6 +75,40 @@ impl Stage {
             Steering::Random(_) => None,
         };
         Clients::start(&self.topology.clients[0].netns, cgroup, task)
+    }
+
+    /// The namespaces of all clients; none if there is only one.
+    pub(super) fn namespaces(&self) -> Vec<PathBuf> {
+        match self.topology.clients.as_slice() {
+            [_] => Vec::new(),
+            clients => clients.iter().map(|client| client.netns.path()).collect(),
+        }
+    }
+
+    /// Makes the pod that has served most fall ill, and says so.
+    pub(super) fn make_leader_ill(&self) -> Result<Option<String>> {
+        let served = |function: &&Function| function.seen().served;
+        Ok(self.functions.iter().max_by_key(served).map(|leader| {
+            leader.set_health(Health::Sick);
+            format!("{}, which leads, falls ill", leader.address())
+        }))
+    }
+
+    /// What the agent has to say of its choice: why `adaptive` has put what in force, or who leads.
+    pub(super) fn choice(&self) -> Result<Option<String>> {
+        let service = self.agent.admin().get_json("/v1/services/default/demo")?;
+        if let Some(reason) = service["strategy_reason"].as_str() {
+            let in_force = service["strategy_in_force"].as_str().unwrap_or("?");
+            return Ok(Some(format!("in force is {in_force}: {reason}")));
+        }
+        let failovers = &service["failovers"];
+        let longest_ms = failovers["longest_ms"].as_f64().unwrap_or_default();
+        Ok(service["leader"].as_str().map(|leader| {
+            format!(
+                "{leader} leads; failovers: {}, the longest {longest_ms:.1} ms",
+                failovers["count"]
+            )
+        }))
     }
 
     /// Waits until the kernel, the agent and the servers agree that nothing is in flight.
@@ -157,4 +184,32 @@ impl Stage {
                curl -s --unix-socket {socket} http://localhost/metrics\n"
         )
     }
+}
+
+fn service(options: &Options, functions: &[Function]) -> Service {
+    let strategy = options.strategy;
+    let max_inflight = options.max_inflight();
+    let mut service = Service::new("demo", [FRONTEND.to_string().as_str()], max_inflight, [])
+        .with("protocol", json!("http"))
+        .with("admission", json!(options.admission.as_str()))
+        .with("strategy", json!(strategy.word()))
+        .with("queue", options.queue());
+    if strategy.loses_its_leader() {
+        let often = json!({"interval": "100ms", "failures": 1});
+        service = service.with("health", often);
+    }
+    let backends = functions.iter().enumerate();
+    service.backends = backends
+        .map(|(number, function)| backend(strategy, number, function))
+        .collect();
+    service
+}
+
+fn backend(strategy: Strategy, number: usize, function: &Function) -> Backend {
+    let mut backend = Backend::at(function.address());
+    if strategy == Strategy::WeightedRoundRobin {
+        let weight = json!(strategy.weight(number));
+        backend.settings.insert("weight".to_owned(), weight);
+    }
+    backend
 }

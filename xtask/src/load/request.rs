@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     io::ErrorKind,
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
+use tests::netns::Netns;
 use tokio::net::TcpStream;
 
 /// A request that takes this much longer than its work has failed.
@@ -39,18 +40,29 @@ pub(crate) enum End {
     Error(anyhow::Error),
 }
 
+/// From where to where a request goes.
+#[derive(Clone, Debug)]
+pub(super) struct Route {
+    pub(super) target: SocketAddr,
+    /// Number and namespace of the client, if it is not where the process is.
+    pub(super) client: Option<(usize, Arc<Netns>)>,
+}
+
 type Body = Empty<Bytes>;
 
-/// Connections that were kept for further requests, by where they go.
+/// Connections that were kept for further requests, by client and by where they go.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<HashMap<SocketAddr, Vec<SendRequest<Body>>>>);
+pub(super) struct Kept(Mutex<HashMap<Ends, Vec<SendRequest<Body>>>>);
+
+type Ends = (Option<usize>, SocketAddr);
 
 /// Makes one, on a connection of its own if `kept` is `None`.
-pub(super) async fn make(target: SocketAddr, work: Duration, kept: Option<&Kept>) -> End {
+pub(super) async fn make(route: &Route, work: Duration, kept: Option<&Kept>) -> End {
+    let target = route.target;
     let attempt = async {
         match kept {
-            Some(kept) => on_kept(kept, target, work).await,
-            None => on_its_own(target, work).await,
+            Some(kept) => on_kept(kept, route, work).await,
+            None => on_its_own(route, work).await,
         }
     };
     match tokio::time::timeout(work + PATIENCE, attempt).await {
@@ -62,8 +74,9 @@ pub(super) async fn make(target: SocketAddr, work: Duration, kept: Option<&Kept>
     }
 }
 
-async fn on_its_own(target: SocketAddr, work: Duration) -> Result<End> {
-    let Some(stream) = connect(target).await? else {
+async fn on_its_own(route: &Route, work: Duration) -> Result<End> {
+    let target = route.target;
+    let Some(stream) = connect(route).await? else {
         return Ok(refused_connect());
     };
     let ask = async {
@@ -83,13 +96,14 @@ async fn on_its_own(target: SocketAddr, work: Duration) -> Result<End> {
     Ok(end_of(target, &answer))
 }
 
-async fn on_kept(kept: &Kept, target: SocketAddr, work: Duration) -> Result<End> {
+async fn on_kept(kept: &Kept, route: &Route, work: Duration) -> Result<End> {
+    let target = route.target;
     loop {
-        let old = kept.take(target).await;
+        let old = kept.take(route.ends()).await;
         let is_old = old.is_some();
         let mut sender = match old {
             Some(sender) => sender,
-            None => match connect(target).await? {
+            None => match connect(route).await? {
                 Some(stream) => open(stream).await?,
                 None => return Ok(refused_connect()),
             },
@@ -101,13 +115,25 @@ async fn on_kept(kept: &Kept, target: SocketAddr, work: Duration) -> Result<End>
             Err(error) => return Err(error).with_context(|| format!("asking {target}")),
         };
         let answer = finish(answer).await?;
-        kept.put(target, sender);
+        kept.put(route.ends(), sender);
         return Ok(end_of(target, &answer));
     }
 }
 
-async fn connect(target: SocketAddr) -> Result<Option<TcpStream>> {
-    match TcpStream::connect(target).await {
+async fn connect(route: &Route) -> Result<Option<TcpStream>> {
+    let target = route.target;
+    let connected = match &route.client {
+        None => TcpStream::connect(target).await,
+        Some((_, netns)) => {
+            let netns = Arc::clone(netns);
+            let connect = tokio::task::spawn_blocking(move || netns.connect(target));
+            connect.await?.and_then(|stream| {
+                stream.set_nonblocking(true)?;
+                TcpStream::from_std(stream)
+            })
+        }
+    };
+    match connected {
         Ok(stream) => {
             stream.set_nodelay(true)?;
             Ok(Some(stream))
@@ -152,24 +178,30 @@ fn refused_connect() -> End {
     End::Refused("connect-refused".to_owned())
 }
 
+impl Route {
+    fn ends(&self) -> Ends {
+        (self.client.as_ref().map(|(number, _)| *number), self.target)
+    }
+}
+
 impl Kept {
     /// The one that was used last and still stands.
-    async fn take(&self, target: SocketAddr) -> Option<SendRequest<Body>> {
+    async fn take(&self, ends: Ends) -> Option<SendRequest<Body>> {
         loop {
-            let mut sender = self.locked().get_mut(&target)?.pop()?;
+            let mut sender = self.locked().get_mut(&ends)?.pop()?;
             if sender.ready().await.is_ok() {
                 return Some(sender);
             }
         }
     }
 
-    fn put(&self, target: SocketAddr, sender: SendRequest<Body>) {
+    fn put(&self, ends: Ends, sender: SendRequest<Body>) {
         if !sender.is_closed() {
-            self.locked().entry(target).or_default().push(sender);
+            self.locked().entry(ends).or_default().push(sender);
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<SendRequest<Body>>>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<Ends, Vec<SendRequest<Body>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,13 +11,14 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rand::{SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use tests::netns::Netns;
 use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::{
     Load, Measured, Outcome, Tally,
     measured::LATE,
-    request::{self, Kept},
+    request::{self, Kept, Route},
 };
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
@@ -26,6 +27,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct Aim {
     targets: Vec<SocketAddr>,
+    clients: Vec<Arc<Netns>>,
     random: SmallRng,
 }
 
@@ -52,12 +54,31 @@ impl Aim {
     /// that the arrivals are the same for every aim.
     pub(crate) fn new(targets: Vec<SocketAddr>, seed: u64) -> Self {
         let random = SmallRng::seed_from_u64(!seed);
-        Self { targets, random }
+        Self {
+            targets,
+            clients: Vec::new(),
+            random,
+        }
     }
 
-    fn next(&mut self) -> SocketAddr {
-        let drawn = self.targets.choose(&mut self.random);
-        *drawn.expect("there is something to aim at")
+    /// From one of these, drawn uniformly for each request. None: from where the process is.
+    pub(crate) fn with_clients(self, clients: Vec<Arc<Netns>>) -> Self {
+        Self { clients, ..self }
+    }
+
+    fn next(&mut self) -> Route {
+        let target = self.targets.choose(&mut self.random);
+        let client = match self.clients.len() {
+            0 => None,
+            count => {
+                let number = self.random.random_range(0..count);
+                Some((number, Arc::clone(&self.clients[number])))
+            }
+        };
+        Route {
+            target: *target.expect("there is something to aim at"),
+            client,
+        }
     }
 }
 
@@ -93,11 +114,11 @@ impl Sender {
                 std::thread::sleep(early.min(REPORT_INTERVAL));
                 self.report_if_due(&mut report)?;
             }
-            let (target, kept) = (aim.next(), self.kept.clone());
+            let (route, kept) = (aim.next(), self.kept.clone());
             let measured = Arc::clone(&self.measured);
             let request = async move {
                 let late = due.elapsed() > LATE;
-                let end = request::make(target, arrival.work, kept.as_deref()).await;
+                let end = request::make(&route, arrival.work, kept.as_deref()).await;
                 let took = due.elapsed();
                 locked(&measured).record(arrival, end, took, late);
             };

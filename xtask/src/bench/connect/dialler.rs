@@ -1,7 +1,8 @@
 //! Who dials: a thread in its namespace and cgroup, bound to one CPU, that times `connect()`.
 //!
 //! Only the system call is timed. The socket is closed with a reset, so that no connection is left
-//! in TIME_WAIT, and its slot is free again when the close returns. Called by `stage`.
+//! in TIME_WAIT, and its slot is free again when the close returns. Called
+//! by `connect` and `strategies`.
 
 use std::{
     hint,
@@ -17,33 +18,33 @@ use tests::{cgroup::Cgroup, netns::Netns, place::Place};
 use super::{super::cpu::bind_this_thread, stage::Targets};
 
 /// A thread that dials when it is told to, until it is dropped.
-pub(super) struct Dialler {
+pub(in crate::bench) struct Dialler {
     orders: mpsc::Sender<Order>,
     times: mpsc::Receiver<Result<Vec<Duration>>>,
 }
 
 /// Where it stands.
 #[derive(Clone, Copy)]
-pub(super) struct Standing<'s> {
-    pub(super) netns: &'s Netns,
+pub(in crate::bench) struct Standing<'s> {
+    pub(in crate::bench) netns: &'s Netns,
     /// `None`: where this process is, past all programs of ours.
-    pub(super) cgroup: Option<&'s Cgroup>,
-    pub(super) cpu: usize,
+    pub(in crate::bench) cgroup: Option<&'s Cgroup>,
+    pub(in crate::bench) cpu: usize,
 }
 
 /// What to dial, one after the other, round and round.
-pub(super) struct Order {
-    pub(super) targets: Targets,
+pub(in crate::bench) struct Order {
+    pub(in crate::bench) targets: Targets,
     /// The number of the target to begin with.
-    pub(super) first: usize,
-    pub(super) count: usize,
+    pub(in crate::bench) first: usize,
+    pub(in crate::bench) count: usize,
     /// Between two connects.
-    pub(super) pause: Duration,
+    pub(in crate::bench) pause: Duration,
 }
 
 impl Dialler {
     /// Its thread ends before the scope does, and so before the cgroup goes.
-    pub(super) fn start<'s>(scope: &'s Scope<'s, '_>, standing: Standing<'s>) -> Self {
+    pub(in crate::bench) fn start<'s>(scope: &'s Scope<'s, '_>, standing: Standing<'s>) -> Self {
         let (orders, inbox) = mpsc::channel::<Order>();
         let (outbox, times) = mpsc::channel();
         scope.spawn(move || {
@@ -62,7 +63,7 @@ impl Dialler {
     }
 
     /// Carries an order out, and gives the time that each connect took.
-    pub(super) fn dial(&self, order: Order) -> Result<Vec<Duration>> {
+    pub(in crate::bench) fn dial(&self, order: Order) -> Result<Vec<Duration>> {
         // If it is gone, what it said last tells why.
         let _ = self.orders.send(order);
         self.times

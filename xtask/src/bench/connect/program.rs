@@ -1,46 +1,43 @@
 //! Run time of the programs themselves, as the kernel counts it, over steered connects only.
 //!
 //! The kernel counts only while it is told to, which costs every BPF program of the machine a
-//! little: on for these moments, and then as it was. Called by `connect`.
+//! little: only for these moments, then. Called by `connect` and `strategies`.
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ::tests::agent::Agent;
-use anyhow::{Context, Result, ensure};
+use ::tests::{agent::Agent, run_time};
+use anyhow::{Result, ensure};
 
 use super::{
     dialler::{Dialler, Order},
     stage::Targets,
 };
 
-const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
 /// The kernel counts while this lives.
-pub(super) struct Counting {
-    before: String,
+pub(in crate::bench) struct Counting {
+    _held: run_time::Counting,
 }
 
 /// Of an agent's programs, by name.
-pub(super) type RunTimes = BTreeMap<String, RunTime>;
+pub(in crate::bench) type RunTimes = BTreeMap<String, RunTime>;
 
 /// Of one program over a number of connects.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct RunTime {
-    pub(super) runs: f64,
-    pub(super) seconds: f64,
+pub(in crate::bench) struct RunTime {
+    pub(in crate::bench) runs: f64,
+    pub(in crate::bench) seconds: f64,
 }
 
 impl Counting {
-    pub(super) fn start() -> Result<Self> {
-        let before = fs::read_to_string(SWITCH).with_context(|| format!("cannot read {SWITCH}"))?;
-        set("1")?;
-        Ok(Self { before })
+    pub(in crate::bench) fn start() -> Result<Self> {
+        let held = run_time::Counting::start()?;
+        Ok(Self { _held: held })
     }
 
     /// The run times of an agent's programs over so many connects to its frontends, by name.
     ///
     /// Nobody else may connect in its cgroup meanwhile; the count of runs proves it.
-    pub(super) fn measure(
+    pub(in crate::bench) fn measure(
         &self,
         agent: &Agent,
         dialler: &Dialler,
@@ -69,31 +66,19 @@ impl Counting {
     }
 }
 
-impl Drop for Counting {
-    fn drop(&mut self) {
-        if let Err(error) = set(self.before.trim()) {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
 impl RunTime {
     /// Nanoseconds for one run.
-    pub(super) fn ns(self) -> f64 {
+    pub(in crate::bench) fn ns(self) -> f64 {
         self.seconds * 1e9 / self.runs
     }
 }
 
 /// The program that steers.
-pub(super) const CONNECT: &str = "idle_connect4";
+pub(in crate::bench) const CONNECT: &str = "idle_connect4";
 /// The program that follows a connection; it runs several times for each.
-pub(super) const TRACK: &str = "idle_track";
+pub(in crate::bench) const TRACK: &str = "idle_track";
 /// The program at the last close.
-pub(super) const RELEASE: &str = "idle_release";
-
-fn set(value: &str) -> Result<()> {
-    fs::write(SWITCH, value).with_context(|| format!("cannot write {value:?} to {SWITCH}"))
-}
+pub(in crate::bench) const RELEASE: &str = "idle_release";
 
 fn run_times(agent: &Agent) -> Result<RunTimes> {
     let answer = agent.admin().get("/metrics")?;

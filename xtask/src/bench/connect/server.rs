@@ -1,7 +1,8 @@
-//! The servers' side: one that accepts and closes at once, and one that swallows bytes.
+//! The servers' side: one that accepts and closes at once, one that swallows bytes,
+//! and one that keeps connections open.
 //!
 //! Each is a thread of its own, bound to the servers' CPU; it ends with its value. Called by
-//! `stage`.
+//! `connect` and `strategies`.
 
 use std::{
     hint,
@@ -17,24 +18,26 @@ use tests::netns::Netns;
 use super::super::cpu::bind_this_thread;
 
 /// A listener and the thread that serves it.
-pub(super) struct Server {
+pub(in crate::bench) struct Server {
     listener: TcpListener,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What a server does with a connection.
 #[derive(Clone, Copy)]
-pub(super) enum Service {
+pub(in crate::bench) enum Service {
     /// Closes it.
     Close,
     /// Reads it to its end, and acknowledges every so many bytes with one.
     Swallow { slice_bytes: usize },
+    /// Keeps so many open until the server ends, and closes all after them.
+    Keep { first: usize },
 }
 
 /// What a server does until somebody connects. A connect to a sleeping one includes waking it,
 /// which costs as much as all the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Wait {
+pub(in crate::bench) enum Wait {
     /// It blocks, as an idle pod does.
     Asleep,
     /// It polls.
@@ -43,7 +46,7 @@ pub(super) enum Wait {
 
 impl Server {
     /// Starts one in a namespace; its address may be the wildcard.
-    pub(super) fn start(
+    pub(in crate::bench) fn start(
         netns: &Netns,
         address: SocketAddr,
         service: Service,
@@ -69,7 +72,7 @@ impl Server {
     }
 
     /// From its next connection on.
-    pub(super) fn set_wait(&self, wait: Wait) -> Result<()> {
+    pub(in crate::bench) fn set_wait(&self, wait: Wait) -> Result<()> {
         self.listener
             .set_nonblocking(wait == Wait::Awake)
             .context("cannot change how a server waits")
@@ -89,12 +92,18 @@ impl Drop for Server {
 }
 
 fn serve(listener: &TcpListener, service: Service) {
+    let mut kept = Vec::new();
     loop {
         match (listener.accept(), service) {
             (Ok((stream, _)), Service::Close) => drop(stream),
             (Ok((stream, _)), Service::Swallow { slice_bytes }) => {
                 // It lasts as long as the client wants; the next one must not wait for that.
                 thread::spawn(move || swallow(stream, slice_bytes));
+            }
+            (Ok((stream, _)), Service::Keep { first }) => {
+                if kept.len() < first {
+                    kept.push(stream);
+                }
             }
             (Err(error), _) if error.kind() == ErrorKind::ConnectionAborted => {}
             // Awake: nobody has connected yet.
