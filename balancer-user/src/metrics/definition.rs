@@ -316,13 +316,13 @@ pub(super) const PROGRAM_RUN_SECONDS: Definition = metric(
     "idlefirst_program_run_seconds_total",
     Kind::Counter,
     &["program"],
-    "Time spent in an eBPF program. Counts only while kernel.bpf_stats_enabled is 1.",
+    "Time spent in an eBPF program. Counts only while kernel.bpf_stats_enabled is 1, or something holds BPF_ENABLE_STATS.",
 );
 pub(super) const PROGRAM_RUNS: Definition = metric(
     "idlefirst_program_runs_total",
     Kind::Counter,
     &["program"],
-    "Runs of an eBPF program. Counts only while kernel.bpf_stats_enabled is 1.",
+    "Runs of an eBPF program. Counts only while kernel.bpf_stats_enabled is 1, or something holds BPF_ENABLE_STATS.",
 );
 pub(super) const MAP_ENTRIES: Definition = metric(
     "idlefirst_map_entries",

@@ -188,6 +188,13 @@ impl<'g> Run<'g> {
             held <= granted,
             "backend {place} has {held} slots taken of {granted}"
         );
+        if self.is_measured() {
+            let record = self
+                .plain
+                .backend(taken.backend)
+                .context("an unknown backend")?;
+            response::asked(record, side, self.now_ns);
+        }
         let lanes = &mut self.free_at[place];
         let Reverse(free_ns) = lanes.pop().context("a backend without lanes")?;
         let begins_ns = free_ns.max(self.now_ns);
@@ -205,12 +212,17 @@ impl<'g> Run<'g> {
         Ok(())
     }
 
+    fn is_measured(&self) -> bool {
+        self.ground.strategy == Strategy::LeastResponseTime
+    }
+
     fn answered(&mut self, id: u32, by_agent: bool, steered_at_ns: u64) -> Result<()> {
-        if self.ground.strategy == Strategy::LeastResponseTime {
+        let side = if by_agent { Side::Agent } else { Side::Kernel };
+        if self.is_measured() {
             let backend = self.plain.backend(id).context("an unknown backend")?;
+            response::settled(backend, side);
             response::record(backend, self.now_ns - steered_at_ns, self.now_ns);
         }
-        let side = if by_agent { Side::Agent } else { Side::Kernel };
         select::give_back(&self.plain, id, side)
             .with_context(|| format!("backend {id} held no slot to give back"))?;
         self.held[id as usize] -= 1;
