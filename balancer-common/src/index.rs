@@ -93,7 +93,7 @@ pub fn draw<T: Tables>(tables: &T, service: &Service, index: Index, leaves: u64)
     let word = leaf_word(tables, service, index, number);
     if word != 0 {
         let place = random_bit(tables, word);
-        return Found::At(black_box(number * LEAF_POSITIONS as u32 + place));
+        return Found::At(number * LEAF_POSITIONS as u32 + place);
     }
     clear_summary(tables, service, index, number);
     Found::Stale
@@ -114,7 +114,7 @@ fn random_bit<T: Tables>(tables: &T, word: u64) -> u32 {
 }
 
 /// The place of the set bit that has so many set bits below it. By halves, and without branches:
-/// the verifier would follow every way through them.
+/// the verifier would follow every way through them. Hidden from the compiler, as in [`position`].
 #[inline(always)]
 fn place_of_set_bit(word: u64, number: i64) -> u32 {
     let (mut place, mut left) = (0u32, number);
@@ -128,7 +128,7 @@ fn place_of_set_bit(word: u64, number: i64) -> u32 {
         place += half & beyond as u32;
         half /= 2;
     }
-    place
+    black_box(place)
 }
 
 /// The position of the lowest set bit of a leaf's word. It is hidden from the
