@@ -27,6 +27,23 @@ pub enum Index {
     Available,
 }
 
+impl Index {
+    /// As a number, in which form it crosses a function of the kernel's own.
+    #[inline(always)]
+    pub const fn into_number(self) -> u32 {
+        self as u32
+    }
+
+    /// Reads [`Index::into_number`].
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Idle,
+            _ => Self::Available,
+        }
+    }
+}
+
 impl IndexWords {
     #[inline(always)]
     fn of(&self, index: Index) -> &AtomicU64 {
@@ -81,43 +98,84 @@ pub fn next<T: Tables>(
     Found::Stale
 }
 
-/// Draws a set bit at random, uniformly within a leaf: first one of the leaves that have any
-/// (of those whose bit is set in `leaves`), then one of its bits.
+/// Draws one of the set bits at random, uniformly, in those leaves whose bit is set in `leaves`.
+///
+/// A leaf and a place in it, both blindly, until a bit is set there: then all bits are equally
+/// likely, however they are spread. Where bits are few and far between that takes long, so after
+/// some tries all are counted.
 #[inline(always)]
-pub fn draw<T: Tables>(tables: &T, service: &Service, index: Index, leaves: u64) -> Found {
+pub fn draw<T: Tables>(tables: &T, service_id: u32, index: Index, leaves: u64) -> Found {
+    const TRIES: u32 = 8;
+    let Some(service) = tables.service(service_id) else {
+        return Found::Nothing;
+    };
     let summary = load(service.summary.of(index)) & leaves;
     if summary == 0 {
         return Found::Nothing;
     }
-    let number = random_bit(tables, summary) & (SERVICE_LEAVES as u32 - 1);
-    let word = leaf_word(tables, service, index, number);
-    if word != 0 {
-        let place = random_bit(tables, word);
-        return Found::At(number * LEAF_POSITIONS as u32 + place);
+    let is_one_leaf = summary & (summary - 1) == 0;
+    let mut tries = 0;
+    while tries < TRIES && !is_one_leaf {
+        let number = random_bit(tables, summary);
+        let place = tables.random() % LEAF_POSITIONS as u32;
+        if tables.leaf_word(service_id, number, index) >> place & 1 != 0 {
+            return Found::At(number * LEAF_POSITIONS as u32 + place);
+        }
+        tries += 1;
     }
-    clear_summary(tables, service, index, number);
+    tables.draw_by_count(service_id, index, summary)
+}
+
+/// The same by counting all bits.
+#[inline(always)]
+pub fn draw_by_count<T: Tables>(tables: &T, service_id: u32, index: Index, summary: u64) -> Found {
+    let mut count = 0;
+    let mut number = 0;
+    while number < SERVICE_LEAVES as u32 {
+        if summary >> number & 1 != 0 {
+            count += tables.leaf_word(service_id, number, index).count_ones() as u64;
+        }
+        number += 1;
+    }
+    let mut left = (tables.random() as u64 * count) >> 32;
+    number = 0;
+    while number < SERVICE_LEAVES as u32 {
+        if summary >> number & 1 != 0 {
+            let word = tables.leaf_word(service_id, number, index);
+            let here = word.count_ones() as u64;
+            if left < here {
+                let place = tables.place_of_set_bit(word, left);
+                return Found::At(number * LEAF_POSITIONS as u32 + place);
+            }
+            left -= here;
+        }
+        number += 1;
+    }
+    // Bits went while they were counted.
     Found::Stale
 }
 
-/// Whether the bit of a position is set.
+/// A leaf's word, by its number in a service; 0 if there is no such leaf.
 #[inline(always)]
-pub fn is_set<T: Tables>(tables: &T, service: &Service, index: Index, position: u32) -> bool {
-    let number = position / LEAF_POSITIONS as u32;
-    leaf_word(tables, service, index, number) >> (position as usize % LEAF_POSITIONS) & 1 != 0
+pub fn leaf_word_of<T: Tables>(tables: &T, service_id: u32, number: u32, index: Index) -> u64 {
+    match tables.service(service_id) {
+        Some(service) => leaf_word(tables, service, index, number),
+        None => 0,
+    }
 }
 
 /// The place of one of a word's set bits, at random; the word is not 0.
 #[inline(always)]
 fn random_bit<T: Tables>(tables: &T, word: u64) -> u32 {
     let number = (tables.random() as u64 * word.count_ones() as u64) >> 32;
-    place_of_set_bit(word, number as i64)
+    tables.place_of_set_bit(word, number)
 }
 
 /// The place of the set bit that has so many set bits below it. By halves, and without branches:
 /// the verifier would follow every way through them. Hidden from the compiler, as in [`position`].
 #[inline(always)]
-fn place_of_set_bit(word: u64, number: i64) -> u32 {
-    let (mut place, mut left) = (0u32, number);
+pub fn place_of_set_bit(word: u64, number: u64) -> u32 {
+    let (mut place, mut left) = (0u32, number as i64);
     let mut half = LEAF_POSITIONS as u32 / 2;
     while half != 0 {
         let lower = word >> place & ((1 << half) - 1);
@@ -267,7 +325,7 @@ mod tests {
         for word in [1, u64::MAX, 1 << 63, 0x8000_0001, 0xf0f0_1234_0000_00ff] {
             let places = (0..64).filter(|place| word >> place & 1 != 0);
             for (number, place) in places.enumerate() {
-                assert_eq!(place_of_set_bit(word, number as i64), place, "{word:x}");
+                assert_eq!(place_of_set_bit(word, number as u64), place, "{word:x}");
             }
         }
     }

@@ -16,6 +16,7 @@
 use crate::{
     address::{Address, Port},
     atomic::{AtomicU32, AtomicU64, load, load32},
+    index::{Found, Index},
     maps::{MAX_BACKENDS_PER_SERVICE, MAX_MEMBERSHIPS},
     select::{Attempt, By, Heir, Load, Search, Taker},
     slot::{Side, Want},
@@ -374,6 +375,27 @@ pub trait Tables {
         Self: Sized,
     {
         crate::index::refresh(self, backend);
+    }
+    /// See [`crate::index::place_of_set_bit`].
+    #[inline(always)]
+    fn place_of_set_bit(&self, word: u64, number: u64) -> u32 {
+        crate::index::place_of_set_bit(word, number)
+    }
+    /// See [`crate::index::draw_by_count`].
+    #[inline(always)]
+    fn draw_by_count(&self, service: u32, index: Index, summary: u64) -> Found
+    where
+        Self: Sized,
+    {
+        crate::index::draw_by_count(self, service, index, summary)
+    }
+    /// See [`crate::index::leaf_word_of`].
+    #[inline(always)]
+    fn leaf_word(&self, service: u32, number: u32, index: Index) -> u64
+    where
+        Self: Sized,
+    {
+        crate::index::leaf_word_of(self, service, number, index)
     }
     /// See [`crate::select::within`].
     #[inline(always)]

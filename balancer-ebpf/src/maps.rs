@@ -21,7 +21,8 @@ use balancer_common::{
     connection::{AgentState, Connection, Flow, FlowTarget},
     counter::{FAULT_COUNTERS, Fault, ServiceCounter, ServiceCounters},
     event::Event,
-    histogram, index,
+    histogram,
+    index::{self, Found, Index},
     maps::{
         EVENT_BYTES, MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES,
         MAX_SERVICES,
@@ -105,6 +106,24 @@ impl Tables for Maps {
     #[inline(always)]
     fn refresh(&self, backend: u32) {
         idle_refresh(backend);
+    }
+
+    #[inline(always)]
+    fn place_of_set_bit(&self, word: u64, number: u64) -> u32 {
+        idle_place(word, number) as u32
+    }
+
+    #[inline(always)]
+    fn draw_by_count(&self, service: u32, index: Index, summary: u64) -> Found {
+        match u32::try_from(idle_count_draw(service, index.into_number(), summary)) {
+            Ok(position) => Found::At(position),
+            Err(_) => Found::Stale,
+        }
+    }
+
+    #[inline(always)]
+    fn leaf_word(&self, service: u32, number: u32, index: Index) -> u64 {
+        idle_leaf(service, number, index.into_number())
     }
 
     #[inline(always)]
@@ -240,6 +259,27 @@ fn taker(luck: u32) -> Taker {
         luck,
         side: Side::Kernel,
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_place(word: u64, number: u64) -> u64 {
+    index::place_of_set_bit(word, number) as u64
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_count_draw(service: u32, index: u32, summary: u64) -> u64 {
+    match index::draw_by_count(&Maps, service, Index::from_number(index), summary) {
+        Found::At(position) => position as u64,
+        _ => u64::MAX,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_leaf(service: u32, number: u32, index: u32) -> u64 {
+    index::leaf_word_of(&Maps, service, number, Index::from_number(index))
 }
 
 #[unsafe(no_mangle)]

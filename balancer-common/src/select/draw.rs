@@ -9,12 +9,12 @@ use crate::{
     slot::Want,
 };
 
-use super::{Attempt, Place, Taker, backend_at, is_in};
+use super::{Attempt, Place, Taker, backend_at};
 
 /// Draws before settling for any available backend.
 const DRAWS: u32 = 4;
-/// Positions drawn blindly before one is drawn from a leaf's set bits.
-const BLIND_DRAWS: u32 = 4;
+/// Draws of a second backend that is not the first again.
+const SECOND_DRAWS: u32 = 4;
 
 /// Takes a slot on a random available backend.
 #[inline(always)]
@@ -81,7 +81,7 @@ pub(super) fn two_choices<T: Tables>(
 #[inline(always)]
 fn other<T: Tables>(tables: &T, service: u32, first: u32, leaves: u64) -> u32 {
     let mut again = 0;
-    while again < BLIND_DRAWS {
+    while again < SECOND_DRAWS {
         match tables.draw(service, leaves) {
             Some(position) if position != first => return position,
             _ => {}
@@ -125,23 +125,13 @@ fn candidate<T: Tables>(tables: &T, service: u32, position: u32) -> Candidate {
     tables.load_at(service, position).at(position)
 }
 
-/// The position of an available backend, drawn at random among those in `leaves`: uniformly if
-/// they all stand in one leaf; else nearly so, as far as a few blind draws find one.
+/// The position of an available backend, drawn at random, uniformly, among those in `leaves`.
 #[inline(always)]
 pub fn draw<T: Tables>(tables: &T, service_id: u32, leaves: u64) -> Option<u32> {
-    let service = tables.service(service_id)?;
-    let positions = load32(&service.positions) as u64;
-    let mut drawn = 0;
-    while drawn < BLIND_DRAWS {
-        let position = ((tables.random() as u64 * positions) >> 32) as u32;
-        if is_in(leaves, position) && index::is_set(tables, service, Index::Available, position) {
-            return Some(position);
-        }
-        drawn += 1;
-    }
-    match index::draw(tables, service, Index::Available, leaves) {
+    match index::draw(tables, service_id, Index::Available, leaves) {
         Found::At(position) => Some(position),
-        _ => None,
+        // None is there, or they went while we looked: then the first that is left.
+        _ => tables.next_available(service_id, tables.random(), leaves),
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn consistent_hash<T: Tables>(
     let entries = table::len(tables, place.service_id, Kind::Maglev) as u64;
     let mut tried = 0;
     while entries != 0 && tried < TRIES {
-        let entry = mix(place.client.wrapping_add(tried as u64)) % entries;
+        let entry = mix(hash.wrapping_add(tried as u64)) % entries;
         if let Some(position) = table::position(tables, place.service_id, entry as u32)
             && is_in(leaves, position)
         {

@@ -95,7 +95,7 @@ pub fn elect<T: Tables>(tables: &T, service_id: u32, _: Side) -> u64 {
     {
         return before;
     }
-    let heir = tables.successor(service_id, before as u32);
+    let heir = tables.successor(service_id, former_id(tables, former));
     let Some(backend) = tables.backend(heir.id) else {
         // Nobody else; a former leader that can be used is better than none.
         return match leader_of(tables, service_id) {
@@ -120,6 +120,21 @@ pub fn elect<T: Tables>(tables: &T, service_id: u32, _: Side) -> u64 {
     }
     store(&service.leaderless_since_ns, lost_at(tables, before));
     word | ELECTED
+}
+
+/// The id of a former leader plus one; 0 if there is none, or if the id means another backend by
+/// now, which may lead like any other.
+#[inline(always)]
+fn former_id<T: Tables>(tables: &T, former: Option<Leader>) -> u32 {
+    let Some(leader) = former else {
+        return 0;
+    };
+    match tables.backend(leader.id) {
+        Some(backend) if load32(&backend.generation) & 0x7fff_ffff == leader.generation => {
+            leader.id + 1
+        }
+        _ => 0,
+    }
 }
 
 /// Lets a backend lead that is not fit, until it fails once more.

@@ -73,6 +73,29 @@ fn random_is_uniform_among_the_available_whatever_holes_there_are() {
 }
 
 #[test]
+fn a_backend_that_is_alone_in_its_leaf_gets_no_more_than_others() {
+    for strategy in [Strategy::Random, Strategy::TwoChoices] {
+        // One leaf but for one backend is out; and of sixteen leaves a few backends each are left.
+        for (backends, is_out) in [
+            (128, (|id| id < 63) as fn(u32) -> bool),
+            (1024, |id| id % 64 > id / 64),
+        ] {
+            let plain = service_with(strategy, &vec![1; backends as usize]);
+            for id in (0..backends).filter(|id| is_out(*id)) {
+                drain(&plain, id);
+            }
+            let left = (0..backends).filter(|id| !is_out(*id)).count();
+            let visits = 200 * left as u64;
+            let unevenness = unevenness(&shares(&plain, visits), left, visits);
+            assert!(
+                unevenness < 2.5,
+                "{strategy:?}, {left} of {backends}: {unevenness}"
+            );
+        }
+    }
+}
+
+#[test]
 fn of_two_choices_the_less_loaded_is_taken() {
     let plain = service_with(Strategy::TwoChoices, &[u32::MAX; 100]);
     for id in 0..100 {
@@ -265,6 +288,21 @@ fn leaders_that_fail_are_replaced_even_when_no_more_can_be_ejected() {
     assert_eq!(visit(&plain, 0), 2);
     breaker::succeeded(&plain, 2);
     assert_eq!(visit(&plain, 0), 2, "it is back, and leads");
+}
+
+#[test]
+fn a_backend_with_the_id_of_a_former_leader_may_lead() {
+    let mut plain = service_with(Strategy::Leader, &[10]);
+    assert_eq!(visit(&plain, 0), 0);
+    drain(&plain, 0);
+    assert!(select::choose(&plain, 0, 0, Side::Kernel).is_err());
+    // The id is another backend's now.
+    let backend = plain.backend(0).unwrap();
+    store32(&backend.generation, 1);
+    store32(&backend.state, 0);
+    plain.refresh(0);
+    plain.set_table(0, table::words(Kind::Ranking, &[0]));
+    assert_eq!(visit(&plain, 0), 0);
 }
 
 #[test]
