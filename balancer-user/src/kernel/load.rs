@@ -29,7 +29,7 @@ use super::{
     preflight,
     record::Record,
     syscall,
-    tables::StrategyMaps,
+    tables::{self, StrategyMaps},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/idlefirst.bpf.o"));
@@ -108,9 +108,12 @@ impl Kernel {
         pins.pin(&ebpf)?;
         let fd = |name| map_data(&ebpf, name).map(|data| data.fd().as_fd());
         let memory = Memory::map(fd(maps::SERVICES)?, fd(maps::LEAVES)?, fd(maps::BACKENDS)?)?;
-        let tables = fd(maps::TABLES)?
-            .try_clone_to_owned()
-            .map_err(KernelError::system("duplicating the descriptor of TABLES"))?;
+        let duplicate = |name| {
+            fd(name)?
+                .try_clone_to_owned()
+                .map_err(KernelError::system("duplicating the descriptor of a map"))
+        };
+        let (tables, affinity) = (duplicate(maps::TABLES)?, duplicate(maps::AFFINITY)?);
         Ok(Self {
             memory,
             frontends: Mutex::new(typed(take(&mut ebpf, maps::FRONTENDS)?, maps::FRONTENDS)?),
@@ -130,6 +133,7 @@ impl Kernel {
             },
             strategies: StrategyMaps {
                 tables,
+                listed: Mutex::new(tables::another(affinity)?),
                 affinity: Mutex::new(typed(take(&mut ebpf, maps::AFFINITY)?, maps::AFFINITY)?),
             },
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
@@ -457,7 +461,12 @@ fn sum(
 
 fn map_data<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e MapData, KernelError> {
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::SkStorage(data) | Map::ArrayOfMaps(data)) => Ok(data),
+        Some(
+            Map::Array(data)
+            | Map::SkStorage(data)
+            | Map::ArrayOfMaps(data)
+            | Map::LruHashMap(data),
+        ) => Ok(data),
         _ => Err(KernelError::Missing { what: "map", name }),
     }
 }

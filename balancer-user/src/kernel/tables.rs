@@ -8,7 +8,7 @@ use std::{
     sync::Mutex,
 };
 
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use balancer_common::{
     affinity::{Binding, Bound},
     maps,
@@ -23,7 +23,19 @@ const AT_ONCE: usize = 256;
 pub(super) struct StrategyMaps {
     /// TABLES, which aya can only update one by one, with a grace period for each.
     pub(super) tables: OwnedFd,
-    pub(super) affinity: Mutex<HashMap<MapData, Record<Binding>, Record<Bound>>>,
+    /// AFFINITY for the data path.
+    pub(super) affinity: Mutex<Affinity>,
+    /// The same map, for whoever lists it: that takes long, and nobody is to wait for it.
+    pub(super) listed: Mutex<Affinity>,
+}
+
+/// AFFINITY.
+pub(super) type Affinity = HashMap<MapData, Record<Binding>, Record<Bound>>;
+
+/// A second handle on AFFINITY.
+pub(super) fn another(affinity: OwnedFd) -> Result<Affinity, KernelError> {
+    let data = MapData::from_fd(affinity).map_err(KernelError::map("use", maps::AFFINITY))?;
+    Affinity::try_from(Map::LruHashMap(data)).map_err(KernelError::map("use", maps::AFFINITY))
 }
 
 impl StrategyMaps {
@@ -59,7 +71,7 @@ impl StrategyMaps {
 
     /// See [`super::Kernel::bindings`].
     pub(super) fn bindings(&self) -> Result<Vec<(Binding, Bound)>, KernelError> {
-        held(&self.affinity)
+        held(&self.listed)
             .iter()
             .map(|entry| entry.map(|(Record(binding), Record(bound))| (binding, bound)))
             .collect::<Result<_, _>>()

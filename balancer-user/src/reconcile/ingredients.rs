@@ -21,6 +21,8 @@ pub(super) fn of(
         Strategy::ConsistentHash => Ingredients::Maglev(candidates(assigned, service).collect()),
         Strategy::Leader => Ingredients::Ranking(
             candidates(assigned, service)
+                // Whoever is marked cannot lead, and takes a new place when it is well again.
+                .filter(|candidate| assignment.marks.state(&candidate.address) == 0)
                 .filter_map(|candidate| {
                     let backend = assignment.backend(&candidate.address)?;
                     Some((backend.ready_since, candidate.address, candidate.position))

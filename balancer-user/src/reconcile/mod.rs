@@ -7,6 +7,7 @@
 //! over the indexes.
 
 mod assignment;
+mod awaiting;
 mod ejections;
 mod ids;
 mod ingredients;
@@ -108,6 +109,7 @@ pub struct Reconciler {
     postponed: BTreeSet<ServiceName>,
     ejections: Ejections,
     writer: Writer,
+    awaiting: awaiting::Suspects,
 }
 
 impl Reconciler {
@@ -128,6 +130,7 @@ impl Reconciler {
             postponed: BTreeSet::new(),
             ejections: Ejections::default(),
             writer,
+            awaiting: awaiting::Suspects::default(),
         })
     }
 
@@ -224,6 +227,10 @@ impl Reconciler {
                 tracing::warn!("{reason}");
             }
         }
+        if !self.progress.assignment().measured.is_empty() {
+            // Before anything awaits a response that nobody would see.
+            self.measure(true);
+        }
         self.furnish(&names);
         if ops.iter().any(Op::needs_table) {
             // A strategy that comes into force finds its table there.
@@ -232,10 +239,26 @@ impl Reconciler {
         self.pending.extend(ops);
         self.apply();
         self.elect(&names);
-        let is_measured = !self.progress.assignment().measured.is_empty();
-        if let Err(error) = self.kernel.measure(is_measured) {
+    }
+
+    fn measure(&self, is_on: bool) {
+        if let Err(error) = self.kernel.measure(is_on) {
             let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "response times cannot be measured");
+            tracing::error!(error, is_on, "measuring response times cannot be switched");
+        }
+    }
+
+    /// Stops measuring once no service needs it and no response is awaited any more; and corrects
+    /// counts of awaited responses that are left over.
+    fn settle_responses(&mut self) {
+        let tables = self.kernel.memory();
+        let assignment = self.progress.assignment();
+        let left = awaiting::left_over(tables, assignment.backends().map(|(_, it)| it.id));
+        let is_needed = left.is_needed || !assignment.measured.is_empty();
+        drop(assignment);
+        self.awaiting.correct(tables, left.suspected);
+        if !is_needed {
+            self.measure(false);
         }
     }
 
@@ -302,6 +325,7 @@ impl Reconciler {
         drop(assignment);
         self.progress.assignment_mut().forget_marks();
         self.note_ready(&back);
+        self.settle_responses();
     }
 
     /// Backends that were ejected are ready from now on.

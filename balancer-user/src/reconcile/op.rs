@@ -273,6 +273,8 @@ fn init_backend<T: Tables>(
         &backend.warm_at_ns,
         &backend.cold_at_ns,
         &backend.failing_since_ns,
+        &backend.awaiting,
+        &backend.awaiting_since_ns,
         &backend.response_time_ns,
         &backend.response_time_at_ns,
         &backend.steered,

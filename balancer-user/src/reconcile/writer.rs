@@ -7,13 +7,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::tables::{Candidate, Table, maglev::Maglev, ranking, turns};
 use crate::kernel::Kernel;
+
+/// How soon what could not be put in place is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// What a service's table is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +69,7 @@ impl Writer {
         self.order(Order::Build(service, ingredients));
     }
 
-    /// Waits until all that was ordered is in place.
+    /// Waits until all that was ordered is in place, or has been tried.
     pub fn wait(&self) {
         let (done, told) = mpsc::channel();
         self.order(Order::Tell(done));
@@ -95,6 +101,10 @@ struct Workshop {
     maglevs: HashMap<u32, Maglev>,
     /// Services that have a table.
     furnished: BTreeSet<u32>,
+    /// What could not be put in place.
+    failed: BTreeMap<u32, Ingredients>,
+    /// Whether anything could not when it was tried last.
+    is_failing: bool,
 }
 
 impl Workshop {
@@ -103,15 +113,25 @@ impl Workshop {
             kernel,
             maglevs: HashMap::new(),
             furnished: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            is_failing: false,
         }
     }
 
     fn run(mut self, orders: &mpsc::Receiver<Order>) {
-        while let Ok(order) = orders.recv() {
-            let mut wanted = BTreeMap::new();
+        loop {
+            let first = match self.failed.is_empty() {
+                true => orders.recv().map_err(RecvTimeoutError::from),
+                false => orders.recv_timeout(RETRY),
+            };
+            if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+            // What failed is due again, unless something newer has come.
+            let mut wanted = std::mem::take(&mut self.failed);
             let mut waiting = Vec::new();
             // All that has come meanwhile; of each service's orders the last counts.
-            for order in std::iter::once(order).chain(orders.try_iter()) {
+            for order in first.into_iter().chain(orders.try_iter()) {
                 match order {
                     Order::Build(service, ingredients) => {
                         wanted.insert(service, ingredients);
@@ -127,21 +147,48 @@ impl Workshop {
     }
 
     fn make(&mut self, wanted: BTreeMap<u32, Ingredients>) {
-        let mut tables = Vec::new();
-        for (service, ingredients) in wanted {
-            if let Some(words) = self.words(service, ingredients) {
-                tables.push((service, words));
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        // After a failure one by one: what there is room for is not to wait for what there is not.
+        let at_once = if self.is_failing {
+            1
+        } else {
+            wanted.len().max(1)
+        };
+        let mut first_error = None;
+        for some in wanted.chunks(at_once) {
+            let tables: Vec<_> = some
+                .iter()
+                .filter_map(|(service, ingredients)| {
+                    let words = self.words(*service, ingredients.clone())?;
+                    Some((*service, words))
+                })
+                .collect();
+            if tables.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.kernel.put_tables(tables) {
+                first_error.get_or_insert(error);
+                self.failed.extend(some.iter().cloned());
+                // Whatever they have: it has to be replaced.
+                self.furnished
+                    .extend(some.iter().map(|(service, _)| *service));
             }
         }
-        if tables.is_empty() {
-            return;
-        }
-        if let Err(error) = self.kernel.put_tables(tables) {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(
-                error,
-                "tables of backends could not be put in place; the former ones stay in force"
-            );
+        let was_failing = std::mem::replace(&mut self.is_failing, first_error.is_some());
+        match first_error {
+            // Said once, not at every try.
+            Some(error) if !was_failing => {
+                let error: &dyn std::error::Error = &error;
+                let services = self.failed.len();
+                tracing::error!(
+                    error,
+                    services,
+                    "tables of backends could not be put in place; it is tried again, and until then \
+                     these services go by the tables they have, or by none"
+                );
+            }
+            None if was_failing => tracing::info!("all tables of backends are in place"),
+            _ => {}
         }
     }
 

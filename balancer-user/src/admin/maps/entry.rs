@@ -17,7 +17,7 @@ use balancer_common::{
         Tables,
     },
     slot::Side,
-    waiting,
+    slot, waiting,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -175,6 +175,8 @@ pub struct BackendEntry {
     warm_at_ns: u64,
     response_time_ns: u64,
     response_time_at_ns: u64,
+    awaiting: u64,
+    awaiting_since_ns: u64,
     steered: u64,
     memberships: Vec<Place>,
 }
@@ -385,6 +387,8 @@ impl MapEntry {
             warm_at_ns: load(&record.warm_at_ns),
             response_time_ns: load(&record.response_time_ns),
             response_time_at_ns: load(&record.response_time_at_ns),
+            awaiting: slot::total(load(&record.awaiting)),
+            awaiting_since_ns: load(&record.awaiting_since_ns),
             steered: load(&record.steered),
             memberships: places.collect(),
         }))
