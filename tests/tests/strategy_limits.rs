@@ -107,11 +107,12 @@ fn keeps_its_limits(strategy: &str) -> Result<()> {
         .collect();
     let used = if strategy == "leader" { 2 } else { PODS.into() };
     assert_eq!(busy.len(), used, "pods that served anything");
-    // `settle` has checked that no limit was passed; this, that it was reached.
-    for limit in [1, 3] {
+    // `settle` has checked that no limit was passed; this, that there was something to pass it. On
+    // a busy machine few clients run at once, so that all three slots may never be wanted.
+    for (limit, least) in [(1, 1), (3, 2)] {
         let of_limit = busy.iter().filter(|server| server.limit() == limit);
         let peak = of_limit.map(|server| server.tally().peak).max();
-        assert_eq!(peak, Some(limit), "not enough load to speak of");
+        assert!(peak >= Some(least), "not enough load to speak of: {peak:?}");
     }
     assert_no_slot_astray(&agent)?;
 
