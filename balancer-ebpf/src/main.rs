@@ -25,6 +25,7 @@ mod report;
 mod response;
 mod reveal;
 mod steer;
+mod tables;
 mod track;
 
 use aya_ebpf::{

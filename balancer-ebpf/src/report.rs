@@ -14,7 +14,7 @@ use balancer_common::{
     waiting,
 };
 
-use crate::maps::{self, Maps};
+use crate::{maps, tables::Maps};
 
 /// A slot of this backend came free: wakes the queues of all its services.
 #[inline(always)]

@@ -22,10 +22,7 @@ use balancer_common::{
     slot::Side,
 };
 
-use crate::{
-    maps::{self, Maps},
-    track,
-};
+use crate::{maps, tables::Maps, track};
 
 /// The SYN is about to go.
 ///

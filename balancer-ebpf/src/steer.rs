@@ -33,8 +33,9 @@ use balancer_common::{
 
 use crate::{
     fault::{self, Verdict},
-    maps::{self, Maps},
-    overflow, report, track,
+    maps, overflow, report,
+    tables::{self, Maps},
+    track,
 };
 
 /// One steering decision in so many is reported when someone watches.
@@ -262,7 +263,7 @@ fn choose(ctx: &SockAddrContext, service_id: u32, service: &Service) -> Choice {
     if affinity::is_on(service) {
         return choose_bound(service_id, service, client);
     }
-    Choice::of(service_id, maps::choose(service_id, client))
+    Choice::of(service_id, tables::choose(service_id, client))
 }
 
 /// The same for a client that is bound to a backend, and otherwise will be.
@@ -280,13 +281,13 @@ fn choose_bound(service_id: u32, service: &Service, client: u64) -> Choice {
     if let Some(bound) = unsafe { bound.as_mut() }
         && affinity::holds(service, bound, now_ns)
     {
-        let attempt = maps::take_bound(service_id, bound);
+        let attempt = tables::take_bound(service_id, bound);
         if attempt.is_taken() {
             bound.used_at_ns = now_ns;
             return Choice::of(service_id, attempt);
         }
     }
-    let attempt = maps::choose(service_id, client);
+    let attempt = tables::choose(service_id, client);
     let choice = Choice::of(service_id, attempt);
     if let Some(backend) = Maps.backend(choice.backend) {
         let bound = Bound {
@@ -321,7 +322,7 @@ fn without_agent(service_id: u32, service: &Service) -> Choice {
             ..Choice::NONE
         };
     }
-    match maps::over_admit(service_id) {
+    match tables::over_admit(service_id) {
         Some(backend) => Choice {
             backend,
             counter: ServiceCounter::OverAdmitted,

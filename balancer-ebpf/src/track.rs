@@ -33,8 +33,8 @@ use balancer_common::{
 };
 
 use crate::{
-    maps::{self, Maps},
-    report, response,
+    maps, report, response,
+    tables::{self, Maps},
 };
 
 /// How long a client must have waited for its connection before giving up
@@ -146,7 +146,7 @@ fn note_abandoned(connection: &Connection) {
 #[inline(always)]
 fn note_failure(connection: &Connection) {
     maps::count(connection.service, ServiceCounter::ConnectFailed);
-    let kind = match maps::failed(connection.service, connection.backend) {
+    let kind = match tables::failed(connection.service, connection.backend) {
         Failure::Counted => return,
         Failure::Ejected => EventKind::Ejected,
         Failure::TrialFailed => EventKind::TrialFailed,
@@ -166,7 +166,7 @@ fn note_success(connection: &Connection) {
     if load32(&backend.failures) != 0 {
         store32(&backend.failures, 0);
     }
-    if load(&backend.ejected_until_ns) != 0 && maps::readmit(connection.backend) {
+    if load(&backend.ejected_until_ns) != 0 && tables::readmit(connection.backend) {
         report::send_of(EventKind::Readmitted, connection);
     }
     if connection.flags & STEERED_TO_LEADER != 0 {

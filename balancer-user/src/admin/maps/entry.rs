@@ -16,8 +16,9 @@ use balancer_common::{
         SERVICE_REFUSE_WITHOUT_AGENT, STATE_DRAINING, STATE_RETIRED, STATE_UNHEALTHY, Service,
         Tables,
     },
+    slot,
     slot::Side,
-    slot, waiting,
+    waiting,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
