@@ -439,27 +439,27 @@ pub trait Tables {
     }
     /// See [`crate::select::best`].
     #[inline(always)]
-    fn best(&self, service: u32, by: By, leaves: u64) -> Option<u32>
+    fn best(&self, service: u32, by: By, leaves: u64, luck: u32) -> Option<u32>
     where
         Self: Sized,
     {
-        crate::select::best(self, service, by, leaves)
+        crate::select::best(self, service, by, leaves, luck)
     }
     /// See [`crate::select::best_in_leaf`].
     #[inline(always)]
-    fn best_in_leaf(&self, service: u32, number: u32, start: u32, by: By) -> u64
+    fn best_in_leaf(&self, service: u32, number: u32, start: u32, by: By, luck: u32) -> u64
     where
         Self: Sized,
     {
-        crate::select::best_in_leaf(self, service, number, start, by)
+        crate::select::best_in_leaf(self, service, number, start, by, luck)
     }
     /// See [`crate::select::score`].
     #[inline(always)]
-    fn score(&self, leaf: u32, place: u32, by: By, now_ns: u64) -> u64
+    fn score(&self, leaf: u32, place: u32, by: By, now_ns: u64, luck: u32) -> u64
     where
         Self: Sized,
     {
-        crate::select::score(self, leaf, place, by, now_ns)
+        crate::select::score(self, leaf, place, by, now_ns, luck)
     }
     /// See [`crate::select::load_at`].
     #[inline(always)]

@@ -109,18 +109,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn best(&self, service: u32, by: By, leaves: u64) -> Option<u32> {
-        u32::try_from(idle_best(service, by.into_number(), leaves)).ok()
+    fn best(&self, service: u32, by: By, leaves: u64, luck: u32) -> Option<u32> {
+        u32::try_from(idle_best(service, by.into_number(), leaves, luck)).ok()
     }
 
     #[inline(always)]
-    fn best_in_leaf(&self, service: u32, number: u32, start: u32, by: By) -> u64 {
-        idle_best_of(service, number, start, by.into_number())
+    fn best_in_leaf(&self, service: u32, number: u32, start: u32, by: By, luck: u32) -> u64 {
+        idle_best_of(service, number, start, by.into_number(), luck)
     }
 
     #[inline(always)]
-    fn score(&self, leaf: u32, place: u32, by: By, now_ns: u64) -> u64 {
-        idle_score(leaf, place, by.into_number(), now_ns)
+    fn score(&self, leaf: u32, place: u32, by: By, now_ns: u64, luck: u32) -> u64 {
+        idle_score(leaf, place, by.into_number(), now_ns, luck)
     }
 
     #[inline(always)]
@@ -243,20 +243,26 @@ extern "C" fn idle_next(service: u32, from: u32, leaves: u64) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn idle_best(service: u32, by: u32, leaves: u64) -> u64 {
-    word(select::best(&Maps, service, By::from_number(by), leaves))
+extern "C" fn idle_best(service: u32, by: u32, leaves: u64, luck: u32) -> u64 {
+    word(select::best(
+        &Maps,
+        service,
+        By::from_number(by),
+        leaves,
+        luck,
+    ))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn idle_best_of(service: u32, number: u32, start: u32, by: u32) -> u64 {
-    select::best_in_leaf(&Maps, service, number, start, By::from_number(by))
+extern "C" fn idle_best_of(service: u32, number: u32, start: u32, by: u32, luck: u32) -> u64 {
+    select::best_in_leaf(&Maps, service, number, start, By::from_number(by), luck)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn idle_score(leaf: u32, place: u32, by: u32, now_ns: u64) -> u64 {
-    select::score(&Maps, leaf, place, By::from_number(by), now_ns)
+extern "C" fn idle_score(leaf: u32, place: u32, by: u32, now_ns: u64, luck: u32) -> u64 {
+    select::score(&Maps, leaf, place, By::from_number(by), now_ns, luck)
 }
 
 #[unsafe(no_mangle)]

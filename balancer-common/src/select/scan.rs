@@ -11,7 +11,10 @@ use crate::{
     slot::Want,
 };
 
-use super::{Attempt, Place, Search, Taker, take::take_some};
+use super::{
+    Attempt, Place, Search, Taker,
+    take::{is_passed_over, take_some},
+};
 
 /// Scans before settling for any available backend.
 const SCANS: u32 = 3;
@@ -91,7 +94,7 @@ fn take_best<T: Tables>(
 ) -> Attempt {
     let mut scanned = 0;
     while scanned < SCANS {
-        let Some(position) = tables.best(place.service_id, by, leaves) else {
+        let Some(position) = tables.best(place.service_id, by, leaves, taker.luck) else {
             return Attempt::NOTHING;
         };
         let attempt = tables.take_at(place.service_id, position, Want::Available, taker);
@@ -108,7 +111,7 @@ fn take_best<T: Tables>(
 /// The position of the available backend with the lowest score; of equals the first behind the
 /// service's cursor.
 #[inline(always)]
-pub fn best<T: Tables>(tables: &T, service_id: u32, by: By, leaves: u64) -> Option<u32> {
+pub fn best<T: Tables>(tables: &T, service_id: u32, by: By, leaves: u64, luck: u32) -> Option<u32> {
     let service = tables.service(service_id)?;
     let start = load32(&service.cursor).wrapping_add(1) % DISTANCES;
     let filled = load(&service.summary.available) & leaves;
@@ -116,7 +119,7 @@ pub fn best<T: Tables>(tables: &T, service_id: u32, by: By, leaves: u64) -> Opti
     let mut number = 0;
     while number < SERVICE_LEAVES as u32 {
         if filled >> number & 1 != 0 {
-            let word = tables.best_in_leaf(service_id, number, start, by);
+            let word = tables.best_in_leaf(service_id, number, start, by, luck);
             if word < best {
                 best = word;
             }
@@ -135,6 +138,7 @@ pub fn best_in_leaf<T: Tables>(
     number: u32,
     start: u32,
     by: By,
+    luck: u32,
 ) -> u64 {
     let first = number * LEAF_POSITIONS as u32;
     let Some(leaf_id) = tables
@@ -156,7 +160,8 @@ pub fn best_in_leaf<T: Tables>(
     while place < LEAF_POSITIONS as u32 {
         if available >> place & 1 != 0 {
             let distance = (first + place).wrapping_sub(start) % DISTANCES;
-            let word = tables.score(leaf_id, place, by, now_ns) << DISTANCE_BITS | distance as u64;
+            let word =
+                tables.score(leaf_id, place, by, now_ns, luck) << DISTANCE_BITS | distance as u64;
             if word < best {
                 best = word;
             }
@@ -168,7 +173,7 @@ pub fn best_in_leaf<T: Tables>(
 
 /// The score of the backend at a place of a leaf, within 52 bits.
 #[inline(always)]
-pub fn score<T: Tables>(tables: &T, leaf: u32, place: u32, by: By, now_ns: u64) -> u64 {
+pub fn score<T: Tables>(tables: &T, leaf: u32, place: u32, by: By, now_ns: u64, luck: u32) -> u64 {
     const MOST: u64 = u64::MAX >> DISTANCE_BITS;
     let Some(backend) = tables
         .leaf(leaf)
@@ -177,6 +182,10 @@ pub fn score<T: Tables>(tables: &T, leaf: u32, place: u32, by: By, now_ns: u64) 
     else {
         return MOST;
     };
+    if is_passed_over(tables, backend, luck) {
+        // Rather anyone else.
+        return MOST;
+    }
     let inflight = backend.inflight() as u32 as u64;
     let score = match by {
         By::Inflight => inflight,

@@ -282,7 +282,10 @@ pub(super) fn take_some<T: Tables>(tables: &T, mut search: Search, tries: u32) -
 
 /// Whether a backend that warms up is left out this time: less often the longer it has been there.
 #[inline(always)]
-fn is_passed_over<T: Tables>(tables: &T, backend: &Backend, luck: u32) -> bool {
+pub(super) fn is_passed_over<T: Tables>(tables: &T, backend: &Backend, luck: u32) -> bool {
+    if luck == 0 {
+        return false;
+    }
     let warm_at = load(&backend.warm_at_ns);
     if warm_at == 0 {
         return false;

@@ -391,6 +391,33 @@ fn who_warms_up_gets_a_share_that_grows() {
 }
 
 #[test]
+fn many_newcomers_leave_the_choice_among_the_others_to_the_strategy() {
+    const SECOND: u64 = 1_000_000_000;
+    for strategy in [Strategy::LeastConnections, Strategy::LeastResponseTime] {
+        let plain = service_with(strategy, &[9; 40]);
+        let service = plain.service(0).unwrap();
+        store32(&service.flags, load_flags(&plain) | SERVICE_WARMS_UP);
+        plain.set_now(2 * SECOND);
+        for id in 0..40 {
+            let backend = plain.backend(id).unwrap();
+            response::record(backend, SECOND, 2 * SECOND);
+            if id >= 10 {
+                store(&backend.cold_at_ns, SECOND);
+                store(&backend.warm_at_ns, 301 * SECOND);
+            }
+        }
+        let newcomers: f64 = shares(&plain, 8_000)
+            .range(10..)
+            .map(|(_, share)| share)
+            .sum();
+        assert!(
+            (0.002..0.12).contains(&newcomers),
+            "{strategy:?}: {newcomers}"
+        );
+    }
+}
+
+#[test]
 fn a_bound_backend_is_taken_only_if_it_is_still_the_same() {
     let plain = service_with(Strategy::IdleFirst, &[1; 3]);
     let taken = |generation| {
