@@ -102,7 +102,7 @@ impl Watch {
     /// Opens a case for each service with strategy `adaptive`, and closes those of others.
     fn follow(&mut self, snapshot: &Snapshot) {
         let services = snapshot.desired.services.values();
-        let is_adaptive = |service: &&Service| service.strategy.value == Strategy::Adaptive;
+        let is_adaptive = |service: &&Arc<Service>| service.strategy.value == Strategy::Adaptive;
         let wanted: BTreeSet<_> = services.filter(is_adaptive).map(|it| &it.name).collect();
         self.cases.retain(|name, _| wanted.contains(name));
         self.verdicts.held().retain(|name, _| wanted.contains(name));

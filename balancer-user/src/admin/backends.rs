@@ -226,9 +226,7 @@ mod tests {
             zone: Some("z1".into()),
             ..model::Backend::at(address(measured))
         }];
-        let desired = DesiredState {
-            services: [(name.clone(), service)].into(),
-        };
+        let desired = DesiredState::from_iter([service]);
         let frontends = Default::default();
         let names = [(0, Named { name, frontends })].into_iter().collect();
         let prober = Prober::new(Default::default(), 10);

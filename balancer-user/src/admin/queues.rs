@@ -60,8 +60,8 @@ fn rows(context: &Context, desired: &DesiredState) -> Result<Vec<QueueRow>, Kern
             let tally = tallies.of(&service.name)?;
             let oldest = tally.queue.as_ref().and_then(|queue| queue.oldest());
             Ok(QueueRow {
-                namespace: service.name.namespace.clone(),
-                name: service.name.name.clone(),
+                namespace: service.name.namespace.to_string(),
+                name: service.name.name.to_string(),
                 waiters: tally.waiters,
                 size: tally.size(service),
                 timeout_ms: tally.timeout_ms(service),

@@ -169,7 +169,7 @@ pub(super) async fn list(
 fn summaries<T: Tables>(tables: &T, names: &Names, desired: &DesiredState) -> Vec<ServiceSummary> {
     // What is in the kernel but wanted no more is gone in a moment.
     let placed = names.by_name().into_iter().filter_map(|(id, named)| {
-        let service = desired.services.get(&named.name)?;
+        let service = desired.service(&named.name)?;
         Some((id, named, service))
     });
     placed
@@ -183,8 +183,8 @@ fn summaries<T: Tables>(tables: &T, names: &Names, desired: &DesiredState) -> Ve
 
 fn facts<T: Tables>(tables: &T, id: u32, service: &Service, placed: &Named) -> ServiceFacts {
     ServiceFacts {
-        namespace: service.name.namespace.clone(),
-        name: service.name.name.clone(),
+        namespace: service.name.namespace.to_string(),
+        name: service.name.name.to_string(),
         frontends: placed.frontends.iter().copied().collect(),
         protocol: service.protocol.value,
         admission: service.admission.value,
@@ -225,7 +225,7 @@ fn detail(
     snapshot: &Snapshot,
     name: ServiceName,
 ) -> Result<ServiceDetail, Refusal> {
-    let Some(service) = snapshot.desired.services.get(&name) else {
+    let Some(service) = snapshot.desired.service(&name) else {
         return Err(Refusal::NoService(name));
     };
     let tables = context.kernel.memory();

@@ -146,8 +146,8 @@ fn compute(context: &Context, desired: &DesiredState) -> Result<Stats, KernelErr
         let figures = figures(&tally, times.as_ref(), &decisions);
         sum.add(&tally, times, &figures);
         services.push(ServiceStats {
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
             figures,
         });
     }

@@ -62,7 +62,7 @@ impl Functions {
 
     /// Lays the overrides for `name` over `below`.
     pub(crate) fn over(&mut self, below: Layer, name: &ServiceName) -> Layer {
-        let loose = self.by_name.get_mut(name.name.as_str());
+        let loose = self.by_name.get_mut(name.name.as_ref());
         let exact = self.by_full_name.get_mut(name);
         let entries = loose.into_iter().chain(exact);
         entries.fold(below, |below, entry| {

@@ -51,7 +51,9 @@ pub(crate) fn check(
     let mut state = DesiredState::default();
     for service in raw.items {
         if let Some(service) = checker.service(service, defaults, &mut functions) {
-            state.services.insert(service.name.clone(), service);
+            state
+                .services
+                .insert(service.name.clone(), Arc::new(service));
         }
     }
     let Checker { claims, near, .. } = checker;
@@ -189,6 +191,7 @@ impl Checker<'_> {
                     weight,
                     node,
                     zone,
+                    ready: None,
                 });
             }
         }

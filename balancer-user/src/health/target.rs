@@ -142,13 +142,16 @@ mod tests {
 
     #[test]
     fn unless_told_otherwise_only_http_services_are_probed() {
-        let mut desired = state([(Probe::Tcp, 5)]);
-        let service = desired.services.values_mut().next().unwrap();
+        let desired = state([(Probe::Tcp, 5)]);
+        let mut service = desired.services.values().next().unwrap().as_ref().clone();
         service.health.probe = None;
         service.protocol = Setting::built_in(Protocol::Tcp);
-        assert_eq!(only(&desired, true), None);
-        let service = desired.services.values_mut().next().unwrap();
+        assert_eq!(
+            only(&DesiredState::from_iter([service.clone()]), true),
+            None
+        );
         service.protocol = Setting::built_in(Protocol::Http);
+        let desired = DesiredState::from_iter([service]);
         let path = "/s0".into();
         assert_eq!(only(&desired, true).unwrap().check, Check::Http { path });
     }

@@ -237,7 +237,7 @@ fn about_services(services: &[ShownService], tallied: &[Tally]) -> Vec<Family> {
     let mut ejections = Family::new(metric::EJECTIONS);
     let mut released = Family::new(metric::SLOTS_RELEASED);
     for (service, tally) in services.iter().zip(tallied) {
-        let (namespace, name) = (service.name.namespace.as_str(), service.name.name.as_str());
+        let (namespace, name) = (service.name.namespace.as_ref(), service.name.name.as_ref());
         for (state, count) in BackendState::ALL.iter().zip(service.states) {
             backends.push(&[namespace, name, state.as_str()], f64::from(count));
         }

@@ -72,7 +72,7 @@ impl Families {
 
     fn counts(&mut self, service: &Requests<'_>) {
         let ServiceName { namespace, name } = service.name;
-        let (labels, tally) = ([namespace.as_str(), name.as_str()], service.tally);
+        let (labels, tally) = ([namespace.as_ref(), name.as_ref()], service.tally);
         let waiters = f64::from(tally.waiters);
         self.queue_depth.push(&[name, namespace], waiters);
         self.waiters.push(&labels, waiters);
@@ -88,7 +88,7 @@ impl Families {
 
     fn times(&mut self, service: &Requests<'_>, decisions: &DecisionTimes) {
         let ServiceName { namespace, name } = service.name;
-        let (labels, counts) = ([namespace.as_str(), name.as_str()], service.tally.counts);
+        let (labels, counts) = ([namespace.as_ref(), name.as_ref()], service.tally.counts);
         let queue = service.tally.queue.as_ref();
         let times = queue.map(|queue| queue.figures().times());
         let selections = |by_programs, by_agent| Selections {

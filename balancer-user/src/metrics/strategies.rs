@@ -22,7 +22,7 @@ pub(super) fn families<'a>(services: impl Iterator<Item = Chosen<'a>>) -> [Famil
     let mut time = Family::new(metric::FAILOVER_TIME);
     for service in services {
         let ServiceName { namespace, name } = service.name;
-        let labels = [name.as_str(), namespace.as_str()];
+        let labels = [name.as_ref(), namespace.as_ref()];
         if let Some(strategy) = service.strategy {
             in_force.push(&[name, namespace, strategy.as_str()], 1.0);
         }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::MAX_NAME_BYTES;
 
@@ -12,9 +13,9 @@ use super::MAX_NAME_BYTES;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {
     /// The namespace: a DNS label.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The name within the namespace: a DNS label.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ServiceName {
@@ -26,8 +27,8 @@ impl ServiceName {
         check_label(namespace)?;
         check_label(name)?;
         Ok(Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+            namespace: namespace.into(),
+            name: name.into(),
         })
     }
 }

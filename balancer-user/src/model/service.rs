@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
+
 use super::{
     Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Locality, OnAgentLoss, Protocol,
     QueueSettings, RateLimit, ServiceName, Setting, Settings, Strategy,
@@ -16,11 +18,18 @@ use super::{
 /// services, and that no frontend is also a backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredState {
-    /// Every service under its own name: the key equals the service's `name`.
-    pub services: BTreeMap<ServiceName, Service>,
+    /// Every service under its own name: the key equals the service's `name`. A copy shares what
+    /// it does not change, so that one change among thousands of services costs no more than
+    /// among ten.
+    pub services: OrdMap<ServiceName, Arc<Service>>,
 }
 
 impl DesiredState {
+    /// The service of this name.
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.get(name).map(AsRef::as_ref)
+    }
+
     /// Every backend address once, however many services name it.
     pub fn backend_addresses(&self) -> BTreeSet<SocketAddr> {
         self.services
@@ -42,6 +51,15 @@ impl DesiredState {
             }
         }
         limits
+    }
+}
+
+impl FromIterator<Service> for DesiredState {
+    fn from_iter<I: IntoIterator<Item = Service>>(services: I) -> Self {
+        let by_name = |service: Service| (service.name.clone(), Arc::new(service));
+        Self {
+            services: services.into_iter().map(by_name).collect(),
+        }
     }
 }
 
@@ -179,6 +197,19 @@ pub struct Backend {
     pub node: Option<Arc<str>>,
     /// The zone of that node, if the source says so.
     pub zone: Option<Arc<str>>,
+    /// Since when it has been ready, if the source says so; otherwise the agent goes by what it
+    /// has seen itself.
+    pub ready: Option<Arc<Readiness>>,
+}
+
+/// By what every node ranks the backends of a leader service the same way, the first to lead
+/// first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Readiness {
+    /// When the pod became ready last, in seconds since 1970.
+    pub since_unix_seconds: i64,
+    /// The pod's name, which decides between equals.
+    pub pod: Arc<str>,
 }
 
 impl Backend {
@@ -189,6 +220,7 @@ impl Backend {
             weight: 1,
             node: None,
             zone: None,
+            ready: None,
         }
     }
 }
@@ -214,13 +246,10 @@ mod tests {
             ..Service::named(name.parse().unwrap())
         };
         let limits_of = |limits: &[u32]| {
-            let services = limits.iter().enumerate().map(|(index, limit)| {
-                let service = service(&format!("s{index}"), *limit);
-                (service.name.clone(), service)
-            });
-            let state = DesiredState {
-                services: services.collect(),
-            };
+            let services = limits.iter().enumerate();
+            let state: DesiredState = services
+                .map(|(index, limit)| service(&format!("s{index}"), *limit))
+                .collect();
             assert_eq!(Vec::from_iter(state.backend_addresses()), [backend.address]);
             state.backend_limits()[&backend.address]
         };

@@ -68,6 +68,10 @@ pub enum Origin {
     Service,
     /// The key under `functions:`.
     Function,
+    /// The environment of the containers of the function's Deployment.
+    Deployment,
+    /// An annotation on the Service or on its Deployment.
+    Annotation,
 }
 
 impl Origin {
@@ -79,6 +83,8 @@ impl Origin {
             Self::Environment => "environment",
             Self::Service => "service",
             Self::Function => "function",
+            Self::Deployment => "deployment",
+            Self::Annotation => "annotation",
         }
     }
 }

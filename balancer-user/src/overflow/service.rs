@@ -193,6 +193,6 @@ impl Directory for Services {
         let snapshot = self.snapshots.borrow().clone();
         let assignment = self.progress.assignment();
         let name = assignment.name_of(service)?;
-        snapshot.desired.services.get(name).map(View::from)
+        snapshot.desired.service(name).map(View::from)
     }
 }

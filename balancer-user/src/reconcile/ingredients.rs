@@ -1,5 +1,7 @@
 //! What a service's table is made of, by its strategy.
 
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
 use balancer_common::service::Strategy;
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
     tables::Candidate,
     writer::Ingredients,
 };
-use crate::model::{self, Service};
+use crate::model::{self, Readiness, Service};
 
 /// The ingredients of the table that a service needs.
 pub(super) fn of(
@@ -19,18 +21,30 @@ pub(super) fn of(
     match assigned.settings.strategy() {
         Strategy::WeightedRoundRobin => Ingredients::Turns(turns(assignment, assigned, service)),
         Strategy::ConsistentHash => Ingredients::Maglev(candidates(assigned, service).collect()),
-        Strategy::Leader => Ingredients::Ranking(
-            candidates(assigned, service)
-                // Whoever is marked cannot lead, and takes a new place when it is well again.
-                .filter(|candidate| assignment.marks.state(&candidate.address) == 0)
-                .filter_map(|candidate| {
-                    let backend = assignment.backend(&candidate.address)?;
-                    Some((backend.ready_since, candidate.address, candidate.position))
-                })
-                .collect(),
-        ),
+        Strategy::Leader => Ingredients::Ranking(ranked(assignment, assigned, service).collect()),
         _ => Ingredients::Nothing,
     }
+}
+
+/// By what a leader is chosen, the least first: what the source says of a backend, which is the
+/// same on every node; then what this agent has seen itself.
+pub(super) type Rank = (bool, Option<Arc<Readiness>>, Instant);
+
+/// The backends that can lead. Whoever is marked cannot, and takes a new place when it is well
+/// again.
+fn ranked<'a>(
+    assignment: &'a Assignment,
+    assigned: &'a AssignedService,
+    service: &'a Service,
+) -> impl Iterator<Item = (Rank, SocketAddr, u16)> {
+    let is_usable = |backend: &&model::Backend| assignment.marks.state(&backend.address) == 0;
+    let usable = service.backends.iter().filter(is_usable);
+    usable.filter_map(|wanted| {
+        let candidate = candidate(wanted, *assigned.members.get(&wanted.address)?);
+        let seen = assignment.backend(&wanted.address)?.ready_since;
+        let rank = (wanted.ready.is_none(), wanted.ready.clone(), seen);
+        Some((rank, candidate.address, candidate.position))
+    })
 }
 
 /// Every backend that has a position, with its weight in this service. Those that cannot be used

@@ -33,6 +33,7 @@ use std::{
 };
 
 use balancer_common::{index, select, service::Tables, slot::Side, waiting};
+use imbl::ordmap::DiffItem;
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -213,7 +214,7 @@ impl Reconciler {
         let desired = self.planned.clone();
         let changes: Vec<_> = names
             .iter()
-            .map(|name| (name, desired.services.get(name)))
+            .map(|name| (name, desired.service(name)))
             .collect();
         let kernel = self.kernel.clone();
         let (ops, postponed) = plan::plan(
@@ -266,7 +267,7 @@ impl Reconciler {
     fn furnish(&self, names: &BTreeSet<ServiceName>) {
         let assignment = self.progress.assignment();
         for name in names {
-            let wanted = self.planned.services.get(name);
+            let wanted = self.planned.service(name);
             if let (Some(wanted), Some(assigned)) = (wanted, assignment.service(name)) {
                 let ingredients = ingredients::of(&assignment, assigned, wanted);
                 self.writer.build(assigned.id, ingredients);
@@ -354,14 +355,11 @@ fn waiting(kernel: &Kernel, service: u32) -> u64 {
 
 /// Names of the services that are not the same in both.
 fn differences(old: &DesiredState, new: &DesiredState) -> BTreeSet<ServiceName> {
-    let gone = old
-        .services
-        .keys()
-        .filter(|name| !new.services.contains_key(*name));
-    let changed = new
-        .services
-        .iter()
-        .filter(|(name, service)| old.services.get(*name) != Some(*service))
-        .map(|(name, _)| name);
-    gone.chain(changed).cloned().collect()
+    let differences = old.services.diff(&new.services);
+    differences
+        .map(|difference| match difference {
+            DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name.clone(),
+            DiffItem::Update { new: (name, _), .. } => name.clone(),
+        })
+        .collect()
 }

@@ -99,7 +99,7 @@ impl Ground {
         let desired = self.desired.clone();
         let changes: Vec<_> = names
             .iter()
-            .map(|name| (name, desired.services.get(name)))
+            .map(|name| (name, desired.service(name)))
             .collect();
         let held = self.held();
         let (ops, postponed) = plan(&mut self.assignment, &changes, self.now, &held);
@@ -491,7 +491,7 @@ fn limits_that_services_swap_are_never_both_raised() {
     let names: Vec<_> = desired.services.keys().cloned().collect();
     let changes: Vec<_> = names
         .iter()
-        .map(|name| (name, desired.services.get(name)))
+        .map(|name| (name, desired.service(name)))
         .collect();
     let held = ground.held();
     let (ops, _) = plan(&mut ground.assignment, &changes, ground.now, &held);

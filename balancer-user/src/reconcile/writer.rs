@@ -12,9 +12,10 @@ use std::{
         mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use super::ingredients::Rank;
 use super::tables::{Candidate, Table, maglev::Maglev, ranking, turns};
 use crate::kernel::Kernel;
 
@@ -31,7 +32,7 @@ pub enum Ingredients {
     /// Backends that clients are hashed to.
     Maglev(Vec<Candidate>),
     /// Backends that could lead, with the time since when each has been ready.
-    Ranking(Vec<(Instant, SocketAddr, u16)>),
+    Ranking(Vec<(Rank, SocketAddr, u16)>),
 }
 
 /// Has tables built. Dropping it ends the thread once it has done what it was asked for.

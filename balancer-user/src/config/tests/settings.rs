@@ -17,9 +17,9 @@ pub(super) fn with_service(rest: &str) -> String {
 /// The one service of `text`, in an environment of these variables.
 pub(super) fn service_of(text: &str, variables: &[(&str, &str)]) -> Service {
     let loaded = parse_with(text, variables).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    let mut services = loaded.config.desired_state().services;
+    let services = loaded.config.desired_state().services;
     assert_eq!(services.len(), 1, "{text}");
-    services.pop_first().unwrap().1
+    services.values().next().unwrap().as_ref().clone()
 }
 
 fn service(rest: &str) -> Service {
