@@ -6,6 +6,8 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::maps::MAX_SERVICES;
+
 /// The third word of an IPv4-mapped address, in network order.
 pub const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
 
@@ -118,11 +120,56 @@ impl From<SocketAddr> for FrontendKey {
     }
 }
 
+/// Value of FRONTENDS: the id of a service, and whether what was dialled is the own address of one
+/// of its backends. Written by `reconcile`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeadsTo(pub u32);
+
+impl LeadsTo {
+    const OF_BACKEND: u32 = 1 << 31;
+
+    /// To the service with this id, by an address of the service's.
+    #[inline(always)]
+    pub const fn service(id: u32) -> Self {
+        Self(id)
+    }
+
+    /// To the service with this id, by the own address of a backend.
+    #[inline(always)]
+    pub const fn service_of_backend(id: u32) -> Self {
+        Self(id | Self::OF_BACKEND)
+    }
+
+    /// The id of the service.
+    #[inline(always)]
+    pub const fn id(self) -> u32 {
+        self.0 & !Self::OF_BACKEND
+    }
+
+    /// Whether this is the own address of a backend.
+    #[inline(always)]
+    pub const fn is_of_backend(self) -> bool {
+        self.0 & Self::OF_BACKEND != 0
+    }
+}
+
+const _: () = assert!(MAX_SERVICES <= LeadsTo::OF_BACKEND);
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
+
+    #[test]
+    fn an_id_stays_what_it_is_whatever_was_dialled() {
+        for id in [0, 1, MAX_SERVICES - 1] {
+            let (service, backend) = (LeadsTo::service(id), LeadsTo::service_of_backend(id));
+            assert_eq!((service.id(), service.is_of_backend()), (id, false));
+            assert_eq!((backend.id(), backend.is_of_backend()), (id, true));
+        }
+    }
 
     proptest! {
         #[test]

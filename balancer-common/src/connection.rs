@@ -122,11 +122,21 @@ pub struct AgentState {
     pub port_v4: Port,
     /// Port of the agent's listener for IPv6; 0: it has none.
     pub port_v6: Port,
+    /// How far below the root the pods' cgroup is; meaningless without one.
+    pub pods_level: u32,
+    /// Id of the cgroup that all pods are in: whoever is outside is left alone where the own
+    /// address of a backend is dialled. 0: none is known, and everybody is.
+    pub pods_cgroup: u64,
+    /// How far below the root cgroups of BYPASS are: a bit for each level that has any.
+    pub bypass_levels: u32,
     /// Keeps the record free of padding; always 0.
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<AgentState>() == 64);
+const _: () = assert!(size_of::<AgentState>() == 80);
+
+/// Levels below the root at which a cgroup can be one of BYPASS, the root's being 0.
+pub const BYPASS_LEVELS: u32 = 16;
 
 /// Mark (`SO_MARK`) of the agent's own sockets, which the programs leave alone. It
 /// shares no bit with the marks of kube-proxy, Cilium and Calico.

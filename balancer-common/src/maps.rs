@@ -5,14 +5,16 @@
 
 /// Version of everything in this crate that lies in a map. Raised by any change
 /// to a layout, a name, a flag's meaning or a counter's place.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Services at most; ids are 0..MAX_SERVICES.
 pub const MAX_SERVICES: u32 = 16_384;
 /// Distinct backends at most; ids are 0..MAX_BACKENDS.
 pub const MAX_BACKENDS: u32 = 131_072;
-/// Frontends at most.
+/// Frontends that are no backends at most.
 pub const MAX_FRONTENDS: u32 = 65_536;
+/// Entries of FRONTENDS at most: every backend may be one too.
+pub const MAX_FRONTEND_ENTRIES: u32 = MAX_FRONTENDS + MAX_BACKENDS;
 /// Leaves at most: one per service, and one more for every further 64 backends.
 pub const MAX_LEAVES: u32 = 65_536;
 /// Backends of one service at most.
@@ -25,12 +27,14 @@ pub const MAX_FLOWS: u32 = 65_536;
 /// Clients that are bound to a backend at most, over all services; beyond that the one that was
 /// bound the longest ago is forgotten.
 pub const MAX_AFFINITIES: u32 = 65_536;
+/// Cgroups whose processes are left alone at most.
+pub const MAX_BYPASSES: u32 = 4_096;
 /// Positions in a table at most.
 pub const MAX_TABLE_POSITIONS: u32 = 65_536;
 /// Bytes of the ring buffer.
 pub const EVENT_BYTES: u32 = 1 << 20;
 
-/// Frontend address → service id.
+/// [`crate::address::FrontendKey`] → [`crate::address::LeadsTo`].
 pub const FRONTENDS: &str = "FRONTENDS";
 /// Service id → [`crate::service::Service`].
 pub const SERVICES: &str = "SERVICES";
@@ -56,6 +60,8 @@ pub const OVERFLOW_SOCK: &str = "OVERFLOW_SOCK";
 pub const TABLES: &str = "TABLES";
 /// [`crate::affinity::Binding`] → [`crate::affinity::Bound`].
 pub const AFFINITY: &str = "AFFINITY";
+/// Id of a cgroup whose processes are left alone → 1.
+pub const BYPASS: &str = "BYPASS";
 /// Ring buffer of [`crate::event::Event`]s.
 pub const EVENTS: &str = "EVENTS";
 

@@ -18,6 +18,7 @@
 
 mod admit;
 mod dump;
+mod exempt;
 mod fault;
 mod maps;
 mod overflow;

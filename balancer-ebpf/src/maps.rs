@@ -13,15 +13,15 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use balancer_common::{
-    address::FrontendKey,
+    address::{FrontendKey, LeadsTo},
     affinity::{Binding, Bound},
     connection::{AgentState, Connection, Flow, FlowTarget},
     counter::{FAULT_COUNTERS, Fault, ServiceCounter, ServiceCounters},
     event::Event,
     histogram,
     maps::{
-        EVENT_BYTES, MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LEAVES,
-        MAX_SERVICES,
+        EVENT_BYTES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BYPASSES, MAX_FLOWS, MAX_FRONTEND_ENTRIES,
+        MAX_LEAVES, MAX_SERVICES,
     },
     service::{Backend, Leaf, Service},
 };
@@ -32,7 +32,9 @@ const SHARED: usize = BPF_F_MMAPABLE as usize;
 const TABLE: usize = (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize;
 
 #[btf_map]
-static FRONTENDS: HashMap<FrontendKey, u32, { MAX_FRONTENDS as usize }> = HashMap::new();
+static FRONTENDS: HashMap<FrontendKey, LeadsTo, { MAX_FRONTEND_ENTRIES as usize }> = HashMap::new();
+#[btf_map]
+static BYPASS: HashMap<u64, u32, { MAX_BYPASSES as usize }> = HashMap::new();
 #[btf_map]
 pub static SERVICES: Array<Service, { MAX_SERVICES as usize }, SHARED> = Array::new();
 #[btf_map]
@@ -78,9 +80,16 @@ pub fn bind(binding: &Binding, bound: &Bound) {
     let _ = AFFINITY.insert(binding, bound, 0);
 }
 
-/// The service behind a frontend.
+/// Whether processes of the cgroup with this id are left alone.
 #[inline(always)]
-pub fn service_of(frontend: &FrontendKey) -> Option<u32> {
+pub fn bypasses(cgroup: u64) -> bool {
+    // SAFETY: as in `leads_to`.
+    unsafe { BYPASS.get(&cgroup).is_some() }
+}
+
+/// Where a frontend leads.
+#[inline(always)]
+pub fn leads_to(frontend: &FrontendKey) -> Option<LeadsTo> {
     // SAFETY: the value is a plain word, copied at once; the map is
     // preallocated, so its memory stays valid while the program runs.
     unsafe { FRONTENDS.get(frontend).copied() }
@@ -196,7 +205,7 @@ pub fn switches() -> u32 {
 /// What a flow to the agent dialled, if it was published.
 #[inline(always)]
 pub fn flow(flow: &Flow) -> Option<FlowTarget> {
-    // SAFETY: as in `service_of`.
+    // SAFETY: as in `leads_to`.
     unsafe { OVERFLOW_FLOWS.get(flow).copied() }
 }
 

@@ -32,6 +32,7 @@ use balancer_common::{
 };
 
 use crate::{
+    exempt,
     fault::{self, Verdict},
     maps, overflow, report,
     tables::{self, Maps},
@@ -111,12 +112,16 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         return Verdict::Proceed.into_return();
     }
     let (frontend, port) = (F::read(addr), Port(port as u16));
-    let Some(service) = maps::service_of(&FrontendKey::tcp(frontend, port)) else {
+    let Some(leads_to) = maps::leads_to(&FrontendKey::tcp(frontend, port)) else {
         leave_alone(ctx);
         return Verdict::Proceed.into_return();
     };
+    if is_agents(ctx) || exempt::is_exempt(leads_to) {
+        leave_alone(ctx);
+        return Verdict::Proceed.into_return();
+    }
     let timer = Timer::start();
-    let verdict = match try_connect::<F>(ctx, service, frontend, port) {
+    let verdict = match try_connect::<F>(ctx, leads_to.id(), frontend, port) {
         Ok(verdict) => verdict,
         Err(fault) => fault::verdict(fault),
     };
@@ -164,10 +169,6 @@ fn try_connect<F: Family>(
     if load32(&service.flags) & SERVICE_PRESENT == 0 {
         leave_alone(ctx);
         return Err(Fault::NoService);
-    }
-    if is_agents(ctx) {
-        leave_alone(ctx);
-        return Ok(Verdict::Proceed);
     }
     let dial = Dial {
         record: empty_record(ctx)?,

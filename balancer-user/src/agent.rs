@@ -23,15 +23,20 @@ use tokio::{
 
 use crate::{
     adaptive, admin,
+    bypass::Bypass,
     config::{AgentConfig, Config, Loaded, Overrides, Source, host_name, process_environment},
     descriptors,
     health::{Health, Observation, Prober},
     heartbeat::Heartbeat,
     journal::Journal,
     kernel::{Kernel, Options},
+    leaders::Leaders,
     overflow::{self, Overflow, Queues},
     reconcile::{Advice, Here, Mark, Marking, Progress, Reconciler},
-    source::file::{self, Fingerprint},
+    source::{
+        file::{self, Fingerprint},
+        kubernetes::Cluster,
+    },
     state::{Snapshot, State},
     telemetry::{self, LogControl},
 };
@@ -54,17 +59,30 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     let signals = Signals::new().context("cannot listen for signals")?;
     let listeners = admin::Listeners::bind(&agent)?;
     let resync = agent.resync;
-
-    let parts = Parts::set_up(loaded, &config_path, agent, log)?;
-    let state = parts.state.clone();
-    let mut running = parts.start(listeners);
-    match source {
-        Source::File => {
-            let following = file::follow(config_path, overrides, state, fingerprint, resync);
-            running.tasks.spawn(following)
-        }
-        Source::Kubernetes => anyhow::bail!("source: kubernetes is not supported by this version"),
+    let cluster = match source {
+        Source::File => None,
+        Source::Kubernetes => Some(Cluster::find(&agent).await?),
     };
+    let here = Here {
+        node: agent.node.clone().or_else(host_name),
+        zone: match &cluster {
+            Some(cluster) => cluster.zone(),
+            None => agent.zone.clone(),
+        },
+    };
+
+    let parts = Parts::set_up(loaded, &config_path, agent, here, log)?;
+    let state = parts.state.clone();
+    let bypassing = parts.bypass.pods();
+    let leaders = Leaders::new(parts.kernel.clone(), parts.progress.clone());
+    let mut running = parts.start(listeners);
+    let following = file::follow(config_path, overrides, state.clone(), fingerprint, resync);
+    running.tasks.spawn(following);
+    if let Some(cluster) = cluster {
+        running
+            .tasks
+            .spawn(cluster.follow(state, bypassing, leaders, resync));
+    }
     let outcome = tokio::select! {
         name = signals.wait() => {
             tracing::info!(signal = name, "stopping");
@@ -91,6 +109,7 @@ struct Parts {
     queues: Arc<Queues>,
     overflow: Overflow,
     heartbeat: Heartbeat,
+    bypass: Bypass,
 }
 
 impl Parts {
@@ -100,6 +119,7 @@ impl Parts {
         loaded: Loaded,
         config_path: &Path,
         agent: AgentConfig,
+        here: Here,
         log: LogControl,
     ) -> anyhow::Result<Self> {
         let kernel = Arc::new(Kernel::load(&Options {
@@ -108,10 +128,6 @@ impl Parts {
         })?);
         let state = Arc::new(State::new(loaded, config_path.to_owned()));
         let progress = Progress::default();
-        let here = Here {
-            node: agent.node.clone().or_else(host_name),
-            zone: agent.zone.clone(),
-        };
         let mut reconciler = Reconciler::new(kernel.clone(), progress.clone(), here)?;
         let mut snapshots = state.subscribe();
         reconciler.advance(&snapshots.borrow_and_update().clone());
@@ -135,6 +151,7 @@ impl Parts {
             &overflow,
         );
         heartbeat.beat()?;
+        let bypass = Bypass::new(kernel.clone(), &agent, state.subscribe());
         kernel.attach()?;
         tracing::info!(cgroup = %kernel.cgroup_path().display(), "steering");
         Ok(Self {
@@ -149,6 +166,7 @@ impl Parts {
             queues,
             overflow,
             heartbeat,
+            bypass,
         })
     }
 
@@ -184,6 +202,7 @@ impl Parts {
         });
         tasks.spawn(self.reconciler.run(self.snapshots, advised));
         tasks.spawn(self.heartbeat.run(ready.clone()));
+        tasks.spawn(self.bypass.run());
         tasks.spawn(overflow::settle(self.kernel.clone(), self.queues));
         tasks.spawn(prober.run(self.state.subscribe(), observe));
         let watch = adaptive::Watch::new(

@@ -79,20 +79,23 @@ impl Heartbeat {
             switches |= SWITCH_STEER_EVENTS;
         }
         let NodeAddresses { v4, v6 } = self.addresses;
-        self.kernel.put_agent_state(AgentState {
-            heartbeat_ns: self.kernel.now().as_nanos() as u64,
-            abi: ABI,
-            switches,
-            netns_cookie: self.kernel.netns_cookie(),
-            overflow_v4: v4.map_or(Address::default(), |v4| {
-                Address::from(std::net::IpAddr::V4(v4))
-            }),
-            overflow_v6: v6.map_or(Address::default(), |v6| {
-                Address::from(std::net::IpAddr::V6(v6))
-            }),
-            port_v4: Port::from(self.ports.v4),
-            port_v6: self.ports.v6.map_or(Port(0), Port::from),
-            reserved: 0,
+        self.kernel.change_agent_state(|state| {
+            *state = AgentState {
+                heartbeat_ns: self.kernel.now().as_nanos() as u64,
+                abi: ABI,
+                switches,
+                netns_cookie: self.kernel.netns_cookie(),
+                overflow_v4: v4.map_or(Address::default(), |v4| {
+                    Address::from(std::net::IpAddr::V4(v4))
+                }),
+                overflow_v6: v6.map_or(Address::default(), |v6| {
+                    Address::from(std::net::IpAddr::V6(v6))
+                }),
+                port_v4: Port::from(self.ports.v4),
+                port_v6: self.ports.v6.map_or(Port(0), Port::from),
+                // What `bypass` says.
+                ..*state
+            };
         })
     }
 

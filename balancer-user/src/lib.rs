@@ -4,6 +4,7 @@
 pub mod adaptive;
 pub mod admin;
 pub mod agent;
+pub mod bypass;
 pub mod cache;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod health;
 pub mod heartbeat;
 pub mod journal;
 pub mod kernel;
+pub mod leaders;
 pub mod metrics;
 pub mod model;
 pub mod occupancy;

@@ -166,7 +166,7 @@ pub struct Names(BTreeMap<u32, Named>);
 pub struct Named {
     /// The service's name.
     pub name: ServiceName,
-    /// The frontends that lead to it.
+    /// The frontends that lead to it, own addresses of backends among them.
     pub frontends: BTreeSet<SocketAddr>,
 }
 
@@ -174,7 +174,7 @@ impl Names {
     /// Those of everything in the maps.
     pub fn of(assignment: &Assignment) -> Self {
         let services = assignment.services().map(|(name, service)| {
-            let frontends = service.frontends.clone();
+            let frontends = &service.frontends | &service.intercepted;
             let name = name.clone();
             (service.id, Named { name, frontends })
         });

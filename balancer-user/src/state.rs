@@ -4,13 +4,15 @@
 //! numbers each one, and shows it to `reconcile`, the admin API and the metrics.
 //! A bad change is remembered as such and changes nothing else.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    config::{AgentConfig, Config, ConfigError, Loaded, Problem},
-    model::DesiredState,
+    config::{AgentConfig, Config, ConfigError, Loaded, Problem, Source},
+    model::{DesiredState, Service, ServiceName},
 };
 
 /// What is wanted, since when, and what was wrong with the last attempt to
@@ -33,6 +35,57 @@ pub struct Snapshot {
     pub problems: Vec<Problem>,
     /// Changes rejected since the start.
     pub rejected: u64,
+    /// Whether the source has told all that it knows at least once.
+    pub is_synced: bool,
+    /// What is wrong with objects of the source, by the service that it is about.
+    pub config_errors: OrdMap<ServiceName, Arc<[ObjectProblem]>>,
+}
+
+/// Something wrong with an object of the source. What was good before stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ObjectProblem {
+    /// Its kind: `Service`, `Deployment`, `EndpointSlice`.
+    pub kind: String,
+    /// Where it is.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The annotation at fault, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub annotation: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl fmt::Display for ObjectProblem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            namespace,
+            name,
+            annotation,
+            message,
+            hint,
+        } = self;
+        write!(out, "{kind} {namespace}/{name}: ")?;
+        if let Some(annotation) = annotation {
+            write!(out, "{annotation}: ")?;
+        }
+        write!(out, "{message}; {hint}")
+    }
+}
+
+/// How one service should be from now on.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its name.
+    pub name: ServiceName,
+    /// The service; `None`: it is not to be balanced (any more).
+    pub service: Option<Arc<Service>>,
+    /// What is wrong with the objects that it is made of.
+    pub problems: Vec<ObjectProblem>,
 }
 
 /// Holds the state. Dropping it ends every task that waits for changes.
@@ -47,6 +100,7 @@ impl State {
     /// Starts from a first good configuration.
     pub fn new(loaded: Loaded, file: PathBuf) -> Self {
         let agent = loaded.config.agent.clone();
+        let is_synced = loaded.config.source == Source::File;
         let snapshot = Snapshot {
             generation: 1,
             desired: Arc::new(loaded.config.desired_state()),
@@ -56,6 +110,8 @@ impl State {
             warnings: loaded.warnings,
             problems: Vec::new(),
             rejected: 0,
+            is_synced,
+            config_errors: OrdMap::new(),
         };
         Self {
             sender: watch::Sender::new(Arc::new(snapshot)),
@@ -88,11 +144,41 @@ impl State {
         self.sender.send_modify(|current| {
             let next = Arc::make_mut(current);
             next.generation += 1;
-            next.desired = Arc::new(loaded.config.desired_state());
+            if loaded.config.source == Source::File {
+                next.desired = Arc::new(loaded.config.desired_state());
+            }
             next.config = Arc::new(loaded.config);
             next.accepted_at = SystemTime::now();
             next.warnings = loaded.warnings;
             next.problems = Vec::new();
+        });
+    }
+
+    /// Puts changed services in force, all at once. From the first call on the source is taken to
+    /// have told all that it knows.
+    pub fn amend(&self, changes: Vec<Change>) {
+        self.sender.send_if_modified(|current| {
+            if changes.is_empty() && current.is_synced {
+                return false;
+            }
+            let next = Arc::make_mut(current);
+            let desired = Arc::make_mut(&mut next.desired);
+            for change in changes {
+                if change.problems.is_empty() {
+                    next.config_errors.remove(&change.name);
+                } else {
+                    let problems = change.problems.into();
+                    next.config_errors.insert(change.name.clone(), problems);
+                }
+                match change.service {
+                    Some(service) => desired.services.insert(change.name, service),
+                    None => desired.services.remove(&change.name),
+                };
+            }
+            next.generation += 1;
+            next.accepted_at = SystemTime::now();
+            next.is_synced = true;
+            true
         });
     }
 

@@ -34,6 +34,7 @@
 pub mod admin;
 pub mod agent;
 pub mod cgroup;
+pub mod cluster;
 pub mod crowd;
 pub mod events;
 pub mod exact;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Context, Missing, Problem, problem::Refusal};
-use crate::config;
+use crate::{config, state::ObjectProblem};
 
 /// `/readyz` and `/healthz`, if all is well.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -69,6 +69,8 @@ pub struct Configuration {
     /// What does not do what it seems to, in what is in force.
     #[schema(value_type = Vec<Finding>)]
     pub warnings: Vec<config::Problem>,
+    /// What is wrong with objects that services come from; their last good state is in force.
+    pub config_errors: Vec<ObjectProblem>,
 }
 
 /// Whether the newest state of the file is in force.
@@ -153,6 +155,9 @@ pub(super) async fn readyz(State(context): State<Context>) -> Result<Json<Ready>
     if context.progress.generation() == 0 {
         missing.push(Missing::Configuration);
     }
+    if !context.state.borrow().is_synced {
+        missing.push(Missing::Source);
+    }
     if missing.is_empty() {
         Ok(healthz().await)
     } else {
@@ -224,6 +229,11 @@ pub(super) async fn config(State(context): State<Context>) -> Json<Configuration
         rejected: snapshot.rejected,
         problems: snapshot.problems.clone(),
         warnings: snapshot.warnings.clone(),
+        config_errors: snapshot
+            .config_errors
+            .values()
+            .flat_map(|problems| problems.iter().cloned())
+            .collect(),
     })
 }
 

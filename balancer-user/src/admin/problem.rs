@@ -50,6 +50,8 @@ pub enum Missing {
     Programs,
     /// The first configuration is not in the kernel.
     Configuration,
+    /// The Kubernetes API has not told yet what services there are.
+    Source,
 }
 
 /// Why a request is refused.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     model::{Admission, DesiredState, Protocol, Service, ServiceName, Strategy},
     occupancy::{Named, Names, Occupancy, members},
-    state::Snapshot,
+    state::{ObjectProblem, Snapshot},
 };
 
 /// What a service is.
@@ -80,6 +80,8 @@ pub struct ServiceDetail {
     pub counters: Counts,
     /// Its backends.
     pub backends: Vec<BackendRow>,
+    /// What is wrong with the objects that it comes from; their last good state is in force.
+    pub config_errors: Vec<ObjectProblem>,
 }
 
 /// What became of a service's connects since it came into the kernel, as the programs counted.
@@ -234,7 +236,9 @@ fn detail(
         return Err(Refusal::ServiceWaits(name));
     };
     let rows = Rows::new(context, &names, &snapshot.desired);
+    let config_errors = snapshot.config_errors.get(&name);
     Ok(ServiceDetail {
+        config_errors: config_errors.map(|them| them.to_vec()).unwrap_or_default(),
         facts: facts(tables, id, service, named),
         choice: Choice::of(context, id, &name)?,
         occupancy: Occupancy::of(tables, id),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::model::{
-    self, Admission, Locality, OnAgentLoss, Probe, Protocol, QueueTimeout, Refuse, Service,
-    Setting, Strategy,
+    self, Admission, Intercept, Locality, OnAgentLoss, Probe, Protocol, QueueTimeout, Refuse,
+    Service, Setting, Strategy,
 };
 
 /// The settings of a service.
@@ -35,6 +35,9 @@ pub struct Settings {
     /// How long a new backend gets less than its share; 0: not at all.
     #[schema(value_type = NumberSetting)]
     pub slow_start_ms: Setting<u64>,
+    /// Whether the own addresses of backends are steered too: `service` or `pods`.
+    #[schema(value_type = WordSetting)]
+    pub intercept: Setting<Intercept>,
     /// Slots of each backend; 0: no limit.
     #[schema(value_type = NumberSetting)]
     pub max_inflight: Setting<u32>,
@@ -203,6 +206,7 @@ impl From<&Service> for Settings {
             }),
             locality: service.locality,
             slow_start_ms: shown(&service.slow_start, millis),
+            intercept: service.intercept,
             max_inflight: service.max_inflight,
             queue: queue(&service.queue),
             rate_limit: shown(&service.rate_limit, |limit| {
@@ -295,6 +299,7 @@ mod tests {
         });
         service.locality = Setting::new(Locality::PreferZone, Origin::Defaults);
         service.slow_start = Setting::new(Duration::from_secs(30), Origin::Function);
+        service.intercept = Setting::new(Intercept::Pods, Origin::Annotation);
         let shown = serde_json::to_value(Settings::from(&service)).unwrap();
         for (pointer, value, origin) in [
             ("/max_inflight", json!(0), "built-in"),
@@ -307,6 +312,7 @@ mod tests {
             ),
             ("/locality", json!("prefer-zone"), "defaults"),
             ("/slow_start_ms", json!(30_000), "function"),
+            ("/intercept", json!("pods"), "annotation"),
             ("/queue/size", json!(10), "built-in"),
             ("/queue/timeout_ms", json!("auto"), "environment"),
             ("/queue/tick_ms", json!(10), "built-in"),

@@ -36,11 +36,17 @@ fn service_text(name: &ServiceName, detail: &ServiceDetail) -> String {
         settings,
         counters,
         backends,
+        config_errors,
     } = detail;
     let mut lines = vec![
         ("service", name.to_string()),
         ("frontends", joined(&facts.frontends)),
     ];
+    lines.extend(
+        config_errors
+            .iter()
+            .map(|error| ("config error", error.to_string())),
+    );
     lines.extend(choosing(detail));
     lines.extend([
         (
@@ -204,6 +210,7 @@ fn settings_rows(settings: &Settings) -> Vec<Vec<String>> {
                 slow_start => ms(slow_start),
             },
         ),
+        plain("intercept", &settings.intercept),
         row("max_inflight", &settings.max_inflight, |slots| {
             limit(*slots)
         }),
@@ -284,6 +291,7 @@ mod tests {
             settings: (&service).into(),
             counters: Counts::default(),
             backends: Vec::new(),
+            config_errors: Vec::new(),
         }
     }
 
@@ -378,6 +386,7 @@ mod tests {
             ("affinity", "600000 ms, cookie session", "built-in"),
             ("locality", "none", "built-in"),
             ("slow_start", "none", "built-in"),
+            ("intercept", "service", "built-in"),
             ("queue.size", "50", "function"),
             ("queue.timeout", "100 ms", "built-in"),
             ("rate_limit", "none", "built-in"),

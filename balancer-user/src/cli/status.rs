@@ -174,6 +174,7 @@ impl Status {
         let missing = self.missing.iter().map(|missing| match missing {
             Missing::Programs => "the programs are not attached",
             Missing::Configuration => "the first configuration is not in the kernel",
+            Missing::Source => "the Kubernetes API has not told yet what services there are",
         });
         match missing.collect::<Vec<_>>() {
             none if none.is_empty() => "yes".to_owned(),

@@ -26,6 +26,10 @@ pub struct AgentConfig {
     pub zone: Option<Arc<str>>,
     /// The cgroup whose processes are balanced; none: the root of the unified hierarchy, found.
     pub cgroup: Option<PathBuf>,
+    /// The cgroup that all pods are in; none: found.
+    pub pods_cgroup: Option<PathBuf>,
+    /// Cgroups whose processes are never steered: absolute, or below the root of the hierarchy.
+    pub bypass_cgroups: Vec<PathBuf>,
     /// The directory, on a bpffs, where programs and maps are pinned.
     pub pin_path: PathBuf,
     /// Where the admin API listens. May be empty.
@@ -54,6 +58,8 @@ impl Default for AgentConfig {
             node: None,
             zone: None,
             cgroup: None,
+            pods_cgroup: None,
+            bypass_cgroups: Vec::new(),
             pin_path: PathBuf::from("/sys/fs/bpf/idlefirst"),
             admin: vec![
                 AdminAddress::Unix(PathBuf::from("/run/idlefirst/admin.sock")),
@@ -205,6 +211,13 @@ pub(crate) fn check(raw: &RawAgent, lookup: Lookup<'_>, findings: &mut Findings)
     }) {
         agent.log.format = value;
     }
+    let findings = &mut *reader.findings;
+    let pods_cgroup = raw.pods_cgroup.as_ref();
+    agent.pods_cgroup =
+        pods_cgroup.and_then(|text| value::path(text.into(), "pods_cgroup", findings));
+    let bypassing = raw.bypass_cgroups.iter().flatten();
+    let bypassing = bypassing.filter_map(|text| value::cgroup(text.into(), findings));
+    agent.bypass_cgroups = bypassing.collect();
     listeners(raw, &mut agent, &mut reader);
     forwarding(raw, &mut agent, &mut reader);
     probes(raw, &mut agent, &mut reader);

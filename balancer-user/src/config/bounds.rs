@@ -12,8 +12,8 @@ use super::shape::WordOr;
 use super::supported;
 use super::value::{self, Written};
 use crate::model::{
-    Admission, Locality, MAX_INFLIGHT, MAX_QUEUE_SIZE, MAX_RATE_BURST, MAX_RATE_PER_SECOND,
-    OnAgentLoss, Probe, Protocol, QueueTimeout, RateLimit, Refuse, Strategy,
+    Admission, Intercept, Locality, MAX_INFLIGHT, MAX_QUEUE_SIZE, MAX_RATE_BURST,
+    MAX_RATE_PER_SECOND, OnAgentLoss, Probe, Protocol, QueueTimeout, RateLimit, Refuse, Strategy,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -59,6 +59,7 @@ bounds! {
         admission: Admission = supported::ADMISSIONS,
         strategy: Strategy = supported::STRATEGIES,
         locality: Locality = Locality::ALL,
+        intercept: Intercept = Intercept::ALL,
         on_agent_loss: OnAgentLoss = OnAgentLoss::ALL,
         refuse: Refuse = Refuse::ALL,
         probe: Probe = Probe::ALL,

@@ -14,13 +14,13 @@ use crate::model::{Origin, ServiceName, check_label};
 ///
 /// A key is a service's name, in any namespace, or `namespace/name`; the more exact one wins,
 /// setting by setting.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Functions {
     by_name: HashMap<Box<str>, Entry>,
     by_full_name: HashMap<ServiceName, Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     layer: Layer,
     spot: Spot,
@@ -69,6 +69,14 @@ impl Functions {
             entry.used = true;
             entry.layer.over(&below)
         })
+    }
+
+    /// The overrides for `name` over `below`, for services that are none of the file's.
+    pub(crate) fn of(&self, name: &ServiceName, below: Layer) -> Layer {
+        let loose = self.by_name.get(name.name.as_ref());
+        let exact = self.by_full_name.get(name);
+        let entries = loose.into_iter().chain(exact);
+        entries.fold(below, |below, entry| entry.layer.over(&below))
     }
 
     /// Warns of overrides that no service has asked for.

@@ -140,6 +140,22 @@ const AGENT: Section = Section {
         )
         .or_variable(environment::CGROUP),
         key(
+            "pods_cgroup",
+            PATH,
+            "null",
+            "The cgroup that all pods are in: only connections from there to the own address of a \
+             backend are steered (`intercept: pods`), so that kubelet probes reach the pod they \
+             are for. Unset: kubepods, kubepods.slice or kubelet-kubepods.slice, found up to 4 \
+             levels below `agent.cgroup`.",
+        ),
+        key(
+            "bypass_cgroups",
+            "list of paths",
+            "[]",
+            "Cgroups whose processes are never steered: absolute, or below the root of the \
+             unified hierarchy.",
+        ),
+        key(
             "pin_path",
             PATH,
             "/sys/fs/bpf/idlefirst",
@@ -284,6 +300,14 @@ const DEFAULTS: Section = Section {
             "How long a backend that joins a running service, or is healthy again, gets less than \
              its share; with 0 it gets its share at once. Contradicts strategy leader; where one \
              of the two is inherited, slow_start does not apply.",
+        ),
+        key(
+            "intercept",
+            "`service`, `pods`",
+            "service",
+            "What is steered to the service: what dials its frontends, or also what dials the own \
+             address of one of its backends, if that comes from a pod (see `agent.pods_cgroup`). \
+             A backend of several such services leads to the one whose name is the first.",
         ),
         key(
             "max_inflight",

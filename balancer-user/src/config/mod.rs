@@ -9,6 +9,7 @@
 
 mod agent;
 mod agreement;
+mod annotations;
 mod bounds;
 mod claims;
 mod client;
@@ -36,6 +37,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overrides, ProbeConfig};
+pub use annotations::{Annotated, AnnotationProblem, PREFIX as ANNOTATION_PREFIX, Sources};
 pub use environment::{Lookup, host_name, process_environment};
 pub use listen::{AdminAddress, ListenFault, Metrics};
 pub use overflow::Overflow;
@@ -71,6 +73,10 @@ pub struct Config {
     pub agent: AgentConfig,
     /// What holds for services that say nothing themselves.
     pub defaults: Settings,
+    /// What stands under `functions:`.
+    functions: Functions,
+    /// What holds for services that say nothing themselves, and where it stands.
+    below: settings::Layer,
     services: DesiredState,
 }
 
@@ -174,12 +180,24 @@ impl Config {
         let functions = Functions::check(raw.functions.unwrap_or_default(), findings);
         let services = raw.services.unwrap_or_default();
         let near = Near::new(agent.zone.is_some());
-        let services = services::check(services, &defaults, functions, near, findings);
+        if source == Source::Kubernetes && services.total > 0 {
+            findings.reject(
+                services.items[0].spot,
+                "with source kubernetes, services come from the Kubernetes API",
+                "remove `services:`, or set `source: file`",
+            );
+        }
+        let services = services::check(services, &defaults, functions.clone(), near, findings);
+        if source == Source::File {
+            services.functions.warn_of_unused(findings);
+        }
         Self {
             source,
             agent,
-            defaults: defaults.settings,
-            services,
+            defaults: defaults.settings.clone(),
+            functions,
+            below: defaults,
+            services: services.state,
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::problem::{Problem, Spot};
@@ -22,6 +22,9 @@ pub(crate) const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 /// Values, lists and mappings in a file, those that aliases repeat included: about three times
 /// what the largest desired state needs.
 const MAX_NODES: usize = 3_000_000;
+
+/// The same in a mapping of settings alone.
+const MAX_SETTINGS: usize = 1_000;
 
 /// Lists and mappings within each other. The deepest key of all needs six.
 const MAX_DEPTH: usize = 32;
@@ -52,6 +55,8 @@ pub(crate) struct RawAgent {
     pub(crate) node: Option<Text>,
     pub(crate) zone: Option<Text>,
     pub(crate) cgroup: Option<Text>,
+    pub(crate) pods_cgroup: Option<Text>,
+    pub(crate) bypass_cgroups: Option<Vec<Text>>,
     pub(crate) pin_path: Option<Text>,
     pub(crate) admin: Option<Vec<Text>>,
     pub(crate) metrics: Option<Text>,
@@ -118,6 +123,7 @@ settings! {
     affinity: At<WordOr<RawAffinity>>,
     locality: Text,
     slow_start: Text,
+    intercept: Text,
     max_inflight: Text,
     queue: Box<RawQueue>,
     rate_limit: At<WordOr<RawRateLimit>>,
@@ -222,6 +228,15 @@ pub(crate) fn read(text: &str) -> Result<RawConfig, Problem> {
 
 /// Reads the text of a configuration file of at most so many values, lists and mappings.
 pub(crate) fn read_within(text: &str, max_nodes: usize) -> Result<RawConfig, Problem> {
+    parse(text, max_nodes)
+}
+
+/// Reads a mapping of settings alone.
+pub(crate) fn read_settings(text: &str) -> Result<RawSettings, Problem> {
+    parse(text, MAX_SETTINGS)
+}
+
+fn parse<T: DeserializeOwned>(text: &str, max_nodes: usize) -> Result<T, Problem> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 2 * max_nodes,

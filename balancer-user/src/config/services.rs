@@ -17,9 +17,9 @@ use super::settings::{self, Layer};
 use super::shape::Bounded;
 use super::value;
 use crate::model::{
-    Backend, DesiredState, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE, MAX_SERVICES,
-    MAX_WEIGHT, NameFault, Origin, Service, ServiceName, check_backend, check_frontend,
-    check_label,
+    Backend, DesiredState, Intercept, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE,
+    MAX_SERVICES, MAX_WEIGHT, NameFault, Origin, Service, ServiceName, check_backend,
+    check_frontend, check_label,
 };
 
 /// Checks `services:`.
@@ -29,7 +29,7 @@ pub(crate) fn check(
     mut functions: Functions,
     near: Near,
     findings: &mut Findings,
-) -> DesiredState {
+) -> Checked {
     let last = raw.items.last().map(|at| at.spot);
     if let Some(last) = last.filter(|_| raw.total > MAX_SERVICES) {
         findings.reject(
@@ -60,8 +60,14 @@ pub(crate) fn check(
     near.conclude(defaults, findings);
     claims.frontends_apart_from_backends(findings);
     claims.count(last, findings);
-    functions.warn_of_unused(findings);
-    state
+    Checked { state, functions }
+}
+
+/// What came of checking the services.
+pub(crate) struct Checked {
+    pub(crate) state: DesiredState,
+    /// With a note of which of them were used.
+    pub(crate) functions: Functions,
 }
 
 /// Reads one service after another.
@@ -88,9 +94,10 @@ impl Checker<'_> {
             None => own,
         };
         agreement::of_service(&layer, self.claims.label(), at.spot, self.findings);
-        let frontends = self.frontends(&at);
+        let intercept = layer.settings.intercept.value;
+        let frontends = self.frontends(&at, intercept);
         let backends = self.backends(&at.value, layer.settings.max_inflight.value);
-        self.families_fit(&at, &frontends, &backends);
+        self.families_fit(&at, &frontends, &backends, intercept);
         let service = (self.claims.label(), at.spot);
         self.near.service(&layer, service, &backends, self.findings);
         name.map(|name| Service::new(name, layer.settings, frontends, backends))
@@ -136,13 +143,17 @@ impl Checker<'_> {
         check_label(&text.value).map_err(reject).is_ok()
     }
 
-    fn frontends(&mut self, at: &At<RawService>) -> Vec<SocketAddr> {
+    fn frontends(&mut self, at: &At<RawService>, intercept: Intercept) -> Vec<SocketAddr> {
         let Some(list) = at.value.frontends.as_ref().filter(|list| list.total > 0) else {
+            if intercept == Intercept::Pods {
+                return Vec::new();
+            }
             let message = format!(
                 "{} has no frontends, so nothing can reach it",
                 self.claims.label()
             );
-            let hint = "list what clients dial: `frontends: [\"10.96.0.10:8080\"]`";
+            let hint = "list what clients dial: `frontends: [\"10.96.0.10:8080\"]`, or set \
+                        `intercept: pods`";
             self.findings.reject(at.spot, message, hint);
             return Vec::new();
         };
@@ -205,8 +216,13 @@ impl Checker<'_> {
         at: &At<RawService>,
         frontends: &[SocketAddr],
         backends: &[Backend],
+        intercept: Intercept,
     ) {
-        let frontend = frontends.iter().find(|frontend| frontend.is_ipv4());
+        let own = backends.iter().filter(|_| intercept == Intercept::Pods);
+        let frontend = own
+            .map(|backend| &backend.address)
+            .chain(frontends)
+            .find(|frontend| frontend.is_ipv4());
         let backend = backends.iter().find(|backend| backend.address.is_ipv6());
         let (Some(frontend), Some(backend)) = (frontend, backend) else {
             return;

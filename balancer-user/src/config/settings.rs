@@ -13,14 +13,14 @@ use super::value::{self, Written};
 use crate::model::{Origin, Setting, Settings};
 
 /// What one place gives, or what several give that were laid on one another.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Layer {
     pub(crate) settings: Settings,
     pub(crate) places: Places,
 }
 
 /// Where those settings stand that another may contradict.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Places {
     pub(crate) protocol: Option<Place>,
     pub(crate) admission: Option<Place>,
@@ -95,6 +95,12 @@ pub(crate) fn read(raw: &RawSettings, origin: Origin, findings: &mut Findings) -
         "on_agent_loss",
         &raw.on_agent_loss,
         bounds::on_agent_loss,
+    );
+    reader.read(
+        &mut settings.intercept,
+        "intercept",
+        &raw.intercept,
+        bounds::intercept,
     );
     selection(raw, &mut layer, &mut reader);
     queue(raw, &mut layer, &mut reader);

@@ -6,7 +6,7 @@ use super::Source;
 use crate::model::{Admission, Strategy};
 
 /// Where services may come from.
-pub(crate) const SOURCES: &[Source] = &[Source::File];
+pub(crate) const SOURCES: &[Source] = &[Source::File, Source::Kubernetes];
 
 /// Strategies that the kernel programs and the agent have.
 pub(crate) const STRATEGIES: &[Strategy] = Strategy::ALL;

@@ -296,6 +296,24 @@ pub(crate) fn path(written: Written<'_>, what: &str, findings: &mut Findings) ->
     None
 }
 
+/// The path of a cgroup: absolute, or below the root of the hierarchy.
+pub(crate) fn cgroup(written: Written<'_>, findings: &mut Findings) -> Option<PathBuf> {
+    let Written { text, place } = written;
+    let path = Path::new(text);
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !text.is_empty() && plain && !text.contains('\0') {
+        return Some(path.to_owned());
+    }
+    findings.reject(
+        place,
+        format!("{text:?} is not the path of a cgroup"),
+        "write the whole path, or one below the root of the hierarchy: system.slice/a.service",
+    );
+    None
+}
+
 /// Bytes in a request target at most.
 const MAX_TARGET_BYTES: usize = 1024;
 

@@ -1,6 +1,7 @@
 //! Setting the kernel side up and taking it down, and typed access to its maps.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
@@ -15,7 +16,7 @@ use aya::{
     programs::{Program, cgroup_skb::CgroupSkbLink},
 };
 use balancer_common::{
-    address::FrontendKey,
+    address::{FrontendKey, LeadsTo},
     affinity::{Binding, Bound},
     connection::{AgentState, FlowTarget},
     counter::{FAULTS, ServiceCounters},
@@ -23,7 +24,9 @@ use balancer_common::{
 };
 
 use super::{
-    Events, KernelError, LiveConnection, Memory, attach, cgroup, connections, lock, log,
+    Cgroup, Events, KernelError, LiveConnection, Memory, attach,
+    bypass::BypassMap,
+    cgroup, connections, lock, log,
     overflow::{self, OverflowMaps},
     pins::Pins,
     preflight,
@@ -68,6 +71,7 @@ pub struct Kernel {
     agent: Mutex<Array<MapData, Record<AgentState>>>,
     overflow: OverflowMaps,
     strategies: StrategyMaps,
+    bypass: BypassMap,
     events: Mutex<Option<RingBuf<MapData>>>,
     ebpf: Mutex<Ebpf>,
     /// What sees responses, while it is attached.
@@ -136,6 +140,10 @@ impl Kernel {
                 listed: Mutex::new(tables::another(affinity)?),
                 affinity: Mutex::new(typed(take(&mut ebpf, maps::AFFINITY)?, maps::AFFINITY)?),
             },
+            bypass: BypassMap(Mutex::new(typed(
+                take(&mut ebpf, maps::BYPASS)?,
+                maps::BYPASS,
+            )?)),
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             ebpf: Mutex::new(ebpf),
             measuring: Mutex::new(None),
@@ -191,9 +199,13 @@ impl Kernel {
     ///
     /// # Errors
     /// If the map is full or cannot be written.
-    pub fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError> {
+    pub fn put_frontend(
+        &self,
+        frontend: FrontendKey,
+        leads_to: LeadsTo,
+    ) -> Result<(), KernelError> {
         held(&self.frontends)
-            .insert(frontend.0, service, 0)
+            .insert(frontend.0, leads_to.0, 0)
             .map_err(KernelError::map("write to", maps::FRONTENDS))
     }
 
@@ -210,14 +222,14 @@ impl Kernel {
         }
     }
 
-    /// Every frontend with the id of its service.
+    /// Every frontend and where it leads.
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, KernelError> {
+    pub fn frontends(&self) -> Result<Vec<(FrontendKey, LeadsTo)>, KernelError> {
         held(&self.frontends)
             .iter()
-            .map(|entry| entry.map(|(key, service)| (FrontendKey(key), service)))
+            .map(|entry| entry.map(|(key, leads_to)| (FrontendKey(key), LeadsTo(leads_to))))
             .collect::<Result<_, _>>()
             .map_err(KernelError::map("read", maps::FRONTENDS))
     }
@@ -272,14 +284,41 @@ impl Kernel {
             .collect()
     }
 
-    /// Tells the programs about the agent.
+    /// Changes what the programs know about the agent.
     ///
     /// # Errors
-    /// If the map cannot be written.
-    pub fn put_agent_state(&self, state: AgentState) -> Result<(), KernelError> {
-        held(&self.agent)
+    /// If the map cannot be read or written.
+    pub fn change_agent_state(
+        &self,
+        change: impl FnOnce(&mut AgentState),
+    ) -> Result<(), KernelError> {
+        let mut agent = held(&self.agent);
+        let Record(mut state) = agent
+            .get(&0, 0)
+            .map_err(KernelError::map("read", maps::AGENT))?;
+        change(&mut state);
+        agent
             .set(0, Record(state), 0)
             .map_err(KernelError::map("write to", maps::AGENT))
+    }
+
+    /// Has connections from these cgroups, and from those below, left alone; and from no others.
+    /// Cgroups that the programs have no room for, or that are too deep, are given back.
+    ///
+    /// # Errors
+    /// If the maps cannot be written.
+    pub fn bypass(&self, cgroups: &BTreeSet<Cgroup>) -> Result<Vec<Cgroup>, KernelError> {
+        let (levels, left_out) = self.bypass.put(cgroups)?;
+        self.change_agent_state(|state| state.bypass_levels = levels)?;
+        Ok(left_out)
+    }
+
+    /// The ids of the cgroups whose connections are left alone.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn bypassing(&self) -> Result<Vec<u64>, KernelError> {
+        self.bypass.ids()
     }
 
     /// What the programs know about the agent.

@@ -127,4 +127,4 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
-const _: () = assert!(maps::ABI == 3, "check `Shared` against the new layout");
+const _: () = assert!(maps::ABI == 4, "check `Shared` against the new layout");

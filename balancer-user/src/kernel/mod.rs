@@ -6,6 +6,7 @@
 //! `metrics` what to read.
 
 mod attach;
+mod bypass;
 mod cgroup;
 mod connections;
 mod error;
@@ -22,7 +23,7 @@ mod syscall;
 mod tables;
 
 pub use balancer_common::connection::AGENT_MARK;
-pub use cgroup::find_unified;
+pub use cgroup::{Cgroup, NoCgroup, find_pods, find_unified, pod_cgroup};
 pub use connections::LiveConnection;
 pub use error::KernelError;
 pub use events::Events;

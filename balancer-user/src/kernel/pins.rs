@@ -12,7 +12,7 @@ use balancer_common::maps;
 use super::{KernelError, lock, preflight};
 
 /// The maps that are pinned, under their own names.
-pub(super) const PINNED: [&str; 12] = [
+pub(super) const PINNED: [&str; 13] = [
     maps::FRONTENDS,
     maps::SERVICES,
     maps::LEAVES,
@@ -24,6 +24,7 @@ pub(super) const PINNED: [&str; 12] = [
     maps::AGENT,
     maps::OVERFLOW_FLOWS,
     maps::OVERFLOW_SOCK,
+    maps::BYPASS,
     maps::EVENTS,
 ];
 

@@ -30,4 +30,4 @@ pub use service::{Backend, DesiredState, Readiness, Service};
 pub use setting::{Origin, Setting};
 pub use settings::Settings;
 pub(crate) use strategy::words;
-pub use strategy::{Admission, Locality, Protocol, Strategy, UnknownWord};
+pub use strategy::{Admission, Intercept, Locality, Protocol, Strategy, UnknownWord};

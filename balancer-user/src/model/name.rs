@@ -14,7 +14,8 @@ use super::MAX_NAME_BYTES;
 pub struct ServiceName {
     /// The namespace: a DNS label.
     pub namespace: Arc<str>,
-    /// The name within the namespace: a DNS label.
+    /// The name within the namespace: a DNS label; for a further port of a Kubernetes Service a
+    /// colon and the port's name follow.
     pub name: Arc<str>,
 }
 
@@ -25,7 +26,9 @@ impl ServiceName {
     /// A name from its two parts, both checked by [`check_label`].
     pub fn new(namespace: &str, name: &str) -> Result<Self, NameFault> {
         check_label(namespace)?;
-        check_label(name)?;
+        let (service, port) = name.split_once(':').unwrap_or((name, "0"));
+        check_label(service)?;
+        check_label(port)?;
         Ok(Self {
             namespace: namespace.into(),
             name: name.into(),
@@ -92,6 +95,10 @@ mod tests {
 
     #[test]
     fn a_name_is_shown_and_read_back() {
+        assert!(ServiceName::new("default", "hello:admin").is_ok());
+        for bad in ["hello:", ":admin", "hello:a:b", "hello:A"] {
+            assert!(ServiceName::new("default", bad).is_err(), "{bad}");
+        }
         let name = ServiceName::new("default", "hello").unwrap();
         assert_eq!(name.to_string(), "default/hello");
         assert_eq!("default/hello".parse(), Ok(name.clone()));

@@ -8,14 +8,15 @@ use std::time::Duration;
 use imbl::OrdMap;
 
 use super::{
-    Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Locality, OnAgentLoss, Protocol,
-    QueueSettings, RateLimit, ServiceName, Setting, Settings, Strategy,
+    Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Intercept, Locality,
+    OnAgentLoss, Protocol, QueueSettings, RateLimit, ServiceName, Setting, Settings, Strategy,
 };
 
 /// All that a source wants balanced at one moment.
 ///
 /// Whoever builds one guarantees the limits of this module, that no frontend belongs to two
-/// services, and that no frontend is also a backend.
+/// services, and that no frontend is also a backend. (Where [`Service::intercept`] says so, the
+/// addresses of backends are intercepted besides.)
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredState {
     /// Every service under its own name: the key equals the service's `name`. A copy shares what
@@ -83,6 +84,9 @@ pub struct Service {
     pub slow_start: Setting<Duration>,
     /// What strategy `consistent-hash` hashes. In force: [`Service::hashes`].
     pub hash: Setting<HashKey>,
+    /// Whether the own addresses of backends are frontends too. One of several such services is led
+    /// to the one whose name is the first. In force: [`Service::intercepted`].
+    pub intercept: Setting<Intercept>,
     /// Slots of each backend of this service; 0 is unlimited. For a backend that several services
     /// name, see [`DesiredState::backend_limits`].
     pub max_inflight: Setting<u32>,
@@ -96,7 +100,8 @@ pub struct Service {
     pub health: HealthSettings,
     /// When a backend is shut out for failing.
     pub breaker: BreakerSettings,
-    /// What is intercepted: canonical, without duplicates, in the order written, never empty.
+    /// What is intercepted: canonical, without duplicates, in the order written. Empty only where
+    /// the own addresses of backends are intercepted.
     pub frontends: Vec<SocketAddr>,
     /// What serves: canonical addresses without duplicates, in the order written; may be empty.
     pub backends: Vec<Backend>,
@@ -123,6 +128,7 @@ impl Service {
             locality,
             slow_start,
             hash,
+            intercept,
             max_inflight,
             queue,
             rate_limit,
@@ -139,6 +145,7 @@ impl Service {
             locality,
             slow_start,
             hash,
+            intercept,
             max_inflight,
             queue,
             rate_limit,
@@ -175,6 +182,15 @@ impl Service {
             Strategy::Leader => Duration::ZERO,
             _ => self.slow_start.value,
         }
+    }
+
+    /// The backends whose own addresses are intercepted.
+    pub fn intercepted(&self) -> impl Iterator<Item = SocketAddr> {
+        let backends = match self.intercept.value {
+            Intercept::Service => [].iter(),
+            Intercept::Pods => self.backends.iter(),
+        };
+        backends.map(|backend| backend.address)
     }
 
     /// What is hashed: only where the agent reads requests can that be a part of one.

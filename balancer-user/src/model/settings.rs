@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use super::{
-    Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Locality, OnAgentLoss, Protocol,
-    QueueSettings, RateLimit, Setting, Strategy,
+    Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Intercept, Locality,
+    OnAgentLoss, Protocol, QueueSettings, RateLimit, Setting, Strategy,
 };
 
 /// The settings of a service.
@@ -29,6 +29,8 @@ pub struct Settings {
     pub slow_start: Setting<Duration>,
     /// What strategy `consistent-hash` hashes.
     pub hash: Setting<HashKey>,
+    /// Whether the own addresses of backends are frontends too.
+    pub intercept: Setting<Intercept>,
     /// Slots of each backend; 0 is unlimited.
     pub max_inflight: Setting<u32>,
     /// Where what finds no available backend waits.
@@ -55,6 +57,7 @@ impl Settings {
             locality: self.locality.over(below.locality),
             slow_start: self.slow_start.over(below.slow_start),
             hash: self.hash.clone().over(below.hash.clone()),
+            intercept: self.intercept.over(below.intercept),
             max_inflight: self.max_inflight.over(below.max_inflight),
             queue: self.queue.over(&below.queue),
             rate_limit: self.rate_limit.over(below.rate_limit),

@@ -111,6 +111,17 @@ words! {
 }
 
 words! {
+    /// What clients dial that is steered to the service.
+    Intercept, "intercept" {
+        /// Its frontends.
+        #[default]
+        Service = "service",
+        /// Its frontends, and the own addresses of its backends, where a pod dials them.
+        Pods = "pods",
+    }
+}
+
+words! {
     /// What takes a slot.
     Admission, "admission" {
         /// A connection, from `connect()` until it ends.
@@ -153,6 +164,9 @@ mod tests {
         }
         for protocol in Protocol::ALL {
             assert_eq!(protocol.as_str().parse(), Ok(*protocol));
+        }
+        for intercept in Intercept::ALL {
+            assert_eq!(intercept.as_str().parse(), Ok(*intercept));
         }
     }
 

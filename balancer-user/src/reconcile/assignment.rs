@@ -8,6 +8,7 @@ use std::{
 };
 
 use balancer_common::{
+    address::LeadsTo,
     maps::{MAX_BACKENDS, MAX_LEAVES, MAX_SERVICES},
     service::Membership,
 };
@@ -37,6 +38,8 @@ pub struct Assignment {
     pub(super) retired_services: Vec<Retired>,
     /// Which service each frontend leads to.
     pub(super) frontends: BTreeMap<SocketAddr, u32>,
+    /// The backends whose own addresses are intercepted.
+    pub(super) intercepted: BTreeMap<SocketAddr, Intercepted>,
     pub(super) service_ids: Pool,
     pub(super) backend_ids: Pool,
     pub(super) leaf_ids: Pool,
@@ -59,6 +62,8 @@ pub struct AssignedService {
     pub(super) settings: RecordSettings,
     /// The frontends that it asked for.
     pub frontends: BTreeSet<SocketAddr>,
+    /// The backends whose own addresses it intercepts. They may lead to another that does too.
+    pub intercepted: BTreeSet<SocketAddr>,
     /// Its backends and the positions where they stand.
     pub members: BTreeMap<SocketAddr, u32>,
     pub(super) positions: Positions,
@@ -85,6 +90,15 @@ pub struct AssignedBackend {
     pub(super) memberships: Vec<Membership>,
 }
 
+/// A backend whose own address is intercepted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Intercepted {
+    /// The services that intercept it; never empty between plans.
+    pub(super) by: BTreeSet<ServiceName>,
+    /// Where it leads, if it does by itself: not while it is a service's frontend.
+    pub(super) leads_to: Option<LeadsTo>,
+}
+
 /// A backend that is in no service any more, but whose slots may still be taken; or a service that
 /// is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +119,7 @@ impl Assignment {
             retired: BTreeMap::new(),
             retired_services: Vec::new(),
             frontends: BTreeMap::new(),
+            intercepted: BTreeMap::new(),
             service_ids: Pool::new(MAX_SERVICES),
             backend_ids: Pool::new(MAX_BACKENDS),
             leaf_ids: Pool::new(MAX_LEAVES),
@@ -242,6 +257,7 @@ impl AssignedService {
             id,
             settings,
             frontends: BTreeSet::new(),
+            intercepted: BTreeSet::new(),
             members: BTreeMap::new(),
             positions: Positions::new(),
             slow_start: Duration::ZERO,

@@ -7,7 +7,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use balancer_common::{
-    address::{Address, FrontendKey, Port},
+    address::{Address, FrontendKey, LeadsTo, Port},
     atomic::{fetch_or, load, store, store32},
     index,
     maps::MAX_MEMBERSHIPS,
@@ -73,7 +73,10 @@ pub enum Op {
         memberships: Vec<Membership>,
     },
     /// Lets a frontend lead to a service.
-    PutFrontend { frontend: SocketAddr, service: u32 },
+    PutFrontend {
+        frontend: SocketAddr,
+        leads_to: LeadsTo,
+    },
     /// Stops steering a frontend.
     RemoveFrontend { frontend: SocketAddr },
     /// Takes a backend that is in no service any more out of use. Its record
@@ -90,7 +93,7 @@ pub trait Target {
     /// Those records.
     fn tables(&self) -> &Self::Tables;
     /// See [`Kernel::put_frontend`].
-    fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError>;
+    fn put_frontend(&self, frontend: FrontendKey, leads_to: LeadsTo) -> Result<(), KernelError>;
     /// See [`Kernel::remove_frontend`].
     fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError>;
     /// See [`Kernel::reset_counters`].
@@ -104,8 +107,8 @@ impl Target for Kernel {
         self.memory()
     }
 
-    fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError> {
-        Self::put_frontend(self, frontend, service)
+    fn put_frontend(&self, frontend: FrontendKey, leads_to: LeadsTo) -> Result<(), KernelError> {
+        Self::put_frontend(self, frontend, leads_to)
     }
 
     fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError> {
@@ -228,8 +231,8 @@ impl Op {
                 // Whoever read the list while it shrank may have missed the last of it.
                 index::refresh(tables, *backend);
             }
-            Self::PutFrontend { frontend, service } => {
-                target.put_frontend(FrontendKey::from(*frontend), *service)?;
+            Self::PutFrontend { frontend, leads_to } => {
+                target.put_frontend(FrontendKey::from(*frontend), *leads_to)?;
             }
             Self::RemoveFrontend { frontend } => {
                 target.remove_frontend(FrontendKey::from(*frontend))?

@@ -4,6 +4,7 @@
 //! prefix of the plan every frontend leads to a service with its backends, old
 //! or new: first what is added, then the frontends, then what is removed.
 
+mod frontends;
 mod members;
 
 use std::{
@@ -290,15 +291,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             true => self.assignment.measured.insert(assigned.id),
             false => self.assignment.measured.remove(&assigned.id),
         };
-        for frontend in &service.frontends {
-            assigned.frontends.insert(*frontend);
-            if self.assignment.frontends.insert(*frontend, assigned.id) != Some(assigned.id) {
-                self.ops.push(Op::PutFrontend {
-                    frontend: *frontend,
-                    service: assigned.id,
-                });
-            }
-        }
+        self.add_frontends(name, service);
     }
 
     /// Lets go of backends that found no place in the service, until it is
@@ -342,20 +335,10 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
 
     /// Removes what is not wanted any more.
     fn remove(&mut self, name: &ServiceName, wanted: Option<&Service>) {
+        self.remove_frontends(name, wanted);
         let Some(assigned) = self.assignment.services.get_mut(name) else {
             return;
         };
-        let keep: BTreeSet<_> = wanted
-            .map(|s| s.frontends.iter().copied().collect())
-            .unwrap_or_default();
-        for frontend in std::mem::take(&mut assigned.frontends) {
-            if keep.contains(&frontend) {
-                assigned.frontends.insert(frontend);
-            } else if self.assignment.frontends.get(&frontend) == Some(&assigned.id) {
-                self.assignment.frontends.remove(&frontend);
-                self.ops.push(Op::RemoveFrontend { frontend });
-            }
-        }
         let here = &self.assignment.here;
         let keep: BTreeMap<_, _> = wanted
             .map(|s| {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use balancer_common::{
-    address::FrontendKey,
+    address::{FrontendKey, LeadsTo},
     atomic::load32,
     plain::Plain,
     select::{self, Taken},
@@ -27,13 +27,13 @@ use super::{
 };
 use crate::{
     kernel::KernelError,
-    model::{Backend, DesiredState, Locality, Service, ServiceName, Setting},
+    model::{Backend, DesiredState, Intercept, Locality, Service, ServiceName, Setting},
 };
 
 /// Memory in place of the kernel, with a planner on it.
 struct Ground {
     tables: Plain,
-    frontends: RefCell<BTreeMap<SocketAddr, u32>>,
+    frontends: RefCell<BTreeMap<SocketAddr, LeadsTo>>,
     assignment: Assignment,
     desired: DesiredState,
     now: Instant,
@@ -46,10 +46,10 @@ impl Target for Ground {
         &self.tables
     }
 
-    fn put_frontend(&self, frontend: FrontendKey, service: u32) -> Result<(), KernelError> {
+    fn put_frontend(&self, frontend: FrontendKey, leads_to: LeadsTo) -> Result<(), KernelError> {
         self.frontends
             .borrow_mut()
-            .insert(frontend.socket_addr(), service);
+            .insert(frontend.socket_addr(), leads_to);
         Ok(())
     }
 
@@ -128,12 +128,12 @@ impl Ground {
     }
 
     fn assert_leads_somewhere(&self, frontend: &SocketAddr) {
-        let id = *self
+        let leads_to = *self
             .frontends
             .borrow()
             .get(frontend)
             .unwrap_or_else(|| panic!("{frontend} leads nowhere"));
-        let service = self.tables.service(id).unwrap();
+        let service = self.tables.service(leads_to.id()).unwrap();
         assert_ne!(
             load32(&service.flags) & SERVICE_PRESENT,
             0,
@@ -151,17 +151,18 @@ impl Ground {
 
     /// Asserts that the maps are exactly what is desired.
     fn assert_exact(&self) {
-        let frontends: BTreeMap<_, _> = self
-            .desired
-            .services
-            .values()
-            .flat_map(|service| {
-                service
-                    .frontends
-                    .iter()
-                    .map(|f| (*f, self.assignment.services[&service.name].id))
-            })
-            .collect();
+        let mut frontends = BTreeMap::new();
+        // The first by name comes last, and stays.
+        for service in self.desired.services.values().rev() {
+            let id = self.assignment.services[&service.name].id;
+            let own = service.intercepted();
+            frontends.extend(own.map(|address| (address, LeadsTo::service_of_backend(id))));
+        }
+        for service in self.desired.services.values() {
+            let id = self.assignment.services[&service.name].id;
+            let asked_for = service.frontends.iter();
+            frontends.extend(asked_for.map(|frontend| (*frontend, LeadsTo::service(id))));
+        }
         assert_eq!(*self.frontends.borrow(), frontends);
         assert_eq!(self.assignment.services.len(), self.desired.services.len());
         assert_eq!(
@@ -258,7 +259,11 @@ fn frontends_with_backends(state: &DesiredState) -> BTreeSet<SocketAddr> {
         .values()
         .filter(|service| !service.backends.is_empty());
     services
-        .flat_map(|service| service.frontends.iter().copied())
+        .flat_map(|service| {
+            service
+                .intercepted()
+                .chain(service.frontends.iter().copied())
+        })
         .collect()
 }
 
@@ -304,20 +309,25 @@ fn states() -> impl Strategy<Value = Vec<DesiredState>> {
     let members = prop::collection::vec(prop::collection::btree_set(0..12u16, 0..10), 4);
     let limits = prop::collection::vec(0..4u32, 4);
     let localities = prop::collection::vec(0..Locality::ALL.len(), 4);
-    let one =
-        (owners, members, limits, localities).prop_map(|(owners, members, limits, localities)| {
+    let intercepts = prop::collection::vec(0..Intercept::ALL.len(), 4);
+    let one = (owners, members, limits, localities, intercepts).prop_map(
+        |(owners, members, limits, localities, intercepts)| {
             let services = (0..4).filter_map(|number| {
                 let owned: Vec<_> = (0..6u8)
                     .filter(|frontend| owners[usize::from(*frontend)] == number)
                     .collect();
                 let backends = members[number].iter().copied();
-                (!owned.is_empty()).then(|| Service {
+                let intercept = Intercept::ALL[intercepts[number]];
+                let is_reachable = !owned.is_empty() || intercept == Intercept::Pods;
+                is_reachable.then(|| Service {
                     locality: Setting::built_in(Locality::ALL[localities[number]]),
+                    intercept: Setting::built_in(intercept),
                     ..service(&format!("s{number}"), &owned, limits[number], backends)
                 })
             });
             state(services)
-        });
+        },
+    );
     prop::collection::vec(one, 1..12)
 }
 
@@ -349,6 +359,63 @@ proptest! {
         ground.assert_exact();
         prop_assert!(ground.assignment.retired.is_empty());
     }
+}
+
+#[test]
+fn a_backend_that_two_services_intercept_leads_to_the_first_by_name_while_it_does() {
+    let intercepting = |name: &str, frontends: &[u8], backends: &[u16]| Service {
+        intercept: Setting::built_in(Intercept::Pods),
+        ..service(name, frontends, 1, backends.iter().copied())
+    };
+    let (a, b) = (
+        intercepting("a", &[], &[1]),
+        intercepting("b", &[2], &[1, 2]),
+    );
+    let plain = service("a", &[1], 1, [1]);
+    let mut ground = Ground::new();
+    for services in [
+        vec![b.clone()],
+        vec![a.clone(), b.clone()],
+        vec![plain, b.clone()],
+        vec![a.clone(), b.clone()],
+        vec![a],
+        vec![b],
+    ] {
+        ground.advance(state(services));
+        ground.pass(GRACE);
+        ground.assert_exact();
+    }
+}
+
+#[test]
+fn an_address_that_is_a_frontend_now_and_a_backend_then_always_leads_somewhere() {
+    let address = backend(1).address;
+    let as_frontend = |name: &str| Service {
+        frontends: vec![address],
+        ..service(name, &[], 1, [2])
+    };
+    let as_backend = |name: &str| Service {
+        intercept: Setting::built_in(Intercept::Pods),
+        ..service(name, &[], 1, [1])
+    };
+    let mut ground = Ground::new();
+    for services in [
+        vec![as_backend("a")],
+        vec![as_frontend("b")],
+        vec![as_backend("a")],
+        vec![as_backend("b")],
+        vec![as_frontend("a")],
+        vec![as_frontend("b")],
+        vec![as_backend("b")],
+        vec![as_frontend("b")],
+    ] {
+        // `advance` looks after every operation.
+        ground.advance(state(services));
+        ground.pass(GRACE);
+        ground.assert_exact();
+    }
+    ground.advance(state([]));
+    ground.assert_exact();
 }
 
 #[test]

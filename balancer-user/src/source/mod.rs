@@ -2,3 +2,4 @@
 //! decides what is in force.
 
 pub mod file;
+pub mod kubernetes;

@@ -5,7 +5,7 @@ mod choice;
 use std::{net::SocketAddr, time::Duration};
 
 use balancer_common::{
-    address::{Address, Port},
+    address::{Address, LeadsTo, Port},
     atomic::{load, load32},
     connection::{AGENT_GONE_AFTER_NS, AgentState, FlowTarget, SWITCH_LOG, SWITCH_STEER_EVENTS},
     histogram,
@@ -62,6 +62,8 @@ pub enum MapEntry {
     Table(TableEntry),
     /// Of AFFINITY.
     Affinity(AffinityEntry),
+    /// Of BYPASS.
+    Bypass(BypassEntry),
 }
 
 /// Of FRONTENDS.
@@ -69,6 +71,8 @@ pub enum MapEntry {
 pub struct FrontendEntry {
     #[schema(value_type = String)]
     frontend: SocketAddr,
+    /// Whether it is the own address of a backend: then only pods are steered.
+    is_backend: bool,
     service_id: u32,
     service: Option<String>,
 }
@@ -258,6 +262,19 @@ pub struct AgentEntry {
     /// none.
     port_v4: Option<u16>,
     port_v6: Option<u16>,
+    /// Id of the cgroup that all pods are in, in decimal; null: none is known.
+    pods_cgroup: Option<String>,
+    /// How far below the root it is.
+    pods_level: Option<u32>,
+    /// How far below the root those are whose processes are never steered.
+    bypass_levels: Vec<u32>,
+}
+
+/// Of BYPASS.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct BypassEntry {
+    /// Id of the cgroup, which is the inode of its directory, in decimal.
+    cgroup: String,
 }
 
 /// Of OVERFLOW_FLOWS.
@@ -282,9 +299,11 @@ pub struct ListenerEntry {
 }
 
 impl MapEntry {
-    pub(super) fn frontend(frontend: SocketAddr, service_id: u32, names: &Names) -> Self {
+    pub(super) fn frontend(frontend: SocketAddr, leads_to: LeadsTo, names: &Names) -> Self {
+        let service_id = leads_to.id();
         Self::Frontend(FrontendEntry {
             frontend,
+            is_backend: leads_to.is_of_backend(),
             service_id,
             service: names.shown(service_id),
         })
@@ -450,7 +469,18 @@ impl MapEntry {
             overflow_v6: overflow(state.overflow_v6, port_v6),
             port_v4,
             port_v6,
+            pods_cgroup: (state.pods_cgroup != 0).then(|| state.pods_cgroup.to_string()),
+            pods_level: (state.pods_cgroup != 0).then_some(state.pods_level),
+            bypass_levels: (0..u32::BITS)
+                .filter(|level| state.bypass_levels >> level & 1 != 0)
+                .collect(),
         }))
+    }
+
+    pub(super) fn bypass(cgroup: u64) -> Self {
+        Self::Bypass(BypassEntry {
+            cgroup: cgroup.to_string(),
+        })
     }
 
     pub(super) fn flow(

@@ -18,8 +18,8 @@ use balancer_common::{
     counter::FAULT_COUNTERS,
     histogram,
     maps::{
-        self, EVENT_BYTES, LISTENER_V4, LISTENER_V6, MAX_AFFINITIES, MAX_BACKENDS, MAX_FLOWS,
-        MAX_FRONTENDS, MAX_LEAVES, MAX_SERVICES,
+        self, EVENT_BYTES, LISTENER_V4, LISTENER_V6, MAX_AFFINITIES, MAX_BACKENDS, MAX_BYPASSES,
+        MAX_FLOWS, MAX_FRONTEND_ENTRIES, MAX_LEAVES, MAX_SERVICES,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -63,13 +63,15 @@ pub enum MapName {
     Tables,
     /// Clients that are bound to a backend.
     Affinity,
+    /// Cgroups whose connections are left alone.
+    Bypass,
     /// What the programs tell.
     Events,
 }
 
 impl MapName {
     /// Every map.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Frontends,
         Self::Services,
         Self::Leaves,
@@ -83,6 +85,7 @@ impl MapName {
         Self::OverflowSock,
         Self::Tables,
         Self::Affinity,
+        Self::Bypass,
         Self::Events,
     ];
 
@@ -102,6 +105,7 @@ impl MapName {
             Self::OverflowSock => maps::OVERFLOW_SOCK,
             Self::Tables => maps::TABLES,
             Self::Affinity => maps::AFFINITY,
+            Self::Bypass => maps::BYPASS,
             Self::Events => maps::EVENTS,
         }
     }
@@ -109,7 +113,7 @@ impl MapName {
     /// Entries at most (of EVENTS: bytes); none: as many as there are sockets.
     pub const fn capacity(self) -> Option<u32> {
         match self {
-            Self::Frontends => Some(MAX_FRONTENDS),
+            Self::Frontends => Some(MAX_FRONTEND_ENTRIES),
             Self::Services | Self::Counters | Self::Tables => Some(MAX_SERVICES),
             Self::Leaves => Some(MAX_LEAVES),
             Self::Backends => Some(MAX_BACKENDS),
@@ -119,6 +123,7 @@ impl MapName {
             Self::Agent => Some(1),
             Self::OverflowFlows => Some(MAX_FLOWS),
             Self::Affinity => Some(MAX_AFFINITIES),
+            Self::Bypass => Some(MAX_BYPASSES),
             Self::OverflowSock => Some(LISTENERS),
             Self::Events => Some(EVENT_BYTES),
         }
@@ -139,6 +144,7 @@ impl MapName {
             Self::OverflowSock => "the agent's listeners for overflow, by address family",
             Self::Tables => "weighted turns, Maglev tables and rankings, by service",
             Self::Affinity => "clients that are bound to a backend, lapsed ones among them",
+            Self::Bypass => "cgroups whose processes are never steered",
             Self::Events => {
                 "ring buffer of what the programs tell the agent: its capacity is in bytes, and what is in it is read once, by the agent"
             }

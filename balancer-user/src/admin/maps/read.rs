@@ -30,8 +30,8 @@ pub(super) fn entries(context: &Context, map: MapName, limit: usize) -> Result<F
         MapName::Frontends => {
             let mut all = context.kernel.frontends()?;
             all.sort_by_key(|(frontend, _)| frontend.socket_addr());
-            found(all, limit, |(key, service)| {
-                Ok(MapEntry::frontend(key.socket_addr(), service, &names))
+            found(all, limit, |(key, leads_to)| {
+                Ok(MapEntry::frontend(key.socket_addr(), leads_to, &names))
             })
         }
         MapName::Services => found(services(context), limit, |(id, record)| {
@@ -102,6 +102,11 @@ pub(super) fn entries(context: &Context, map: MapName, limit: usize) -> Result<F
             found(all, limit, |entry| {
                 Ok(MapEntry::affinity(entry, now, tables, &names))
             })
+        }
+        MapName::Bypass => {
+            let mut all = context.kernel.bypassing()?;
+            all.sort_unstable();
+            found(all, limit, |cgroup| Ok(MapEntry::bypass(cgroup)))
         }
         // Read by the one who follows it.
         MapName::Events => Ok(Found {

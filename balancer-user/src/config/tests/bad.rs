@@ -58,7 +58,7 @@ fn keys_that_are_unknown_or_there_twice() {
         (
             "agent:\n  cgroups: /x\n",
             2,
-            &["unknown key \"cgroups\"", "cgroup, pin_path"],
+            &["unknown key \"cgroups\"", "cgroup, pods_cgroup"],
         ),
         (
             "agent: {log: {colour: red}}\n",
@@ -136,9 +136,9 @@ fn words_that_are_unknown_or_not_supported_yet() {
             &["\"consul\" is no source", "file, kubernetes"],
         ),
         (
-            "source: kubernetes\n",
-            1,
-            &["not supported by this version", "supported: file"],
+            "source: kubernetes\nservices: [{name: hello, frontends: [\"10.96.0.1:80\"]}]\n",
+            2,
+            &["come from the Kubernetes API", "source: file"],
         ),
         (
             "defaults: {strategy: fastest}\n",
@@ -240,6 +240,21 @@ fn services_that_lack_something() {
             &["has no name"],
         ),
         ("services:\n- name: a\n", 2, &["default/a has no frontends"]),
+        (
+            "defaults:\n  intercept: pod\n",
+            2,
+            &["\"pod\" is no intercept", "service, pods"],
+        ),
+        (
+            "agent:\n  pods_cgroup: kubepods\n",
+            2,
+            &["pods_cgroup \"kubepods\" is not an absolute path"],
+        ),
+        (
+            "agent:\n  bypass_cgroups: [a, ../b]\n",
+            2,
+            &["\"../b\" is not the path of a cgroup"],
+        ),
         (
             "services:\n- name: a\n  frontends: []\n",
             2,

@@ -26,6 +26,7 @@ fn the_defaults_parse_to_the_defaults() {
     assert_ne!(config.defaults, built_in);
     assert_eq!(values(&config.defaults), values(&built_in));
     config.defaults = built_in;
+    config.below = Config::default().below;
     assert_eq!(config, Config::default());
 }
 

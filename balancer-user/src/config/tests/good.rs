@@ -97,6 +97,7 @@ fn a_file_that_only_names_its_source_is_all_defaults() {
 fn the_agents_keys_are_read() {
     let text = "agent:\n  node: node-1\n  zone: eu-1a\n  \
                 cgroup: /sys/fs/cgroup/unified/a\n  pin_path: /bpf/x\n  \
+                pods_cgroup: /c/pods\n  bypass_cgroups: [/c/a, b/c.service]\n  \
                 admin: ['[::1]:9091']\n  metrics: none\n  log: {level: debug, format: json}\n";
     let agent = parse(text).unwrap().config.agent;
     assert_eq!(agent.node.as_deref(), Some("node-1"));
@@ -106,6 +107,9 @@ fn the_agents_keys_are_read() {
         Some(PathBuf::from("/sys/fs/cgroup/unified/a"))
     );
     assert_eq!(agent.pin_path, PathBuf::from("/bpf/x"));
+    assert_eq!(agent.pods_cgroup, Some(PathBuf::from("/c/pods")));
+    let bypassing = ["/c/a", "b/c.service"].map(PathBuf::from);
+    assert_eq!(agent.bypass_cgroups, bypassing);
     assert_eq!(agent.admin, [AdminAddress::Tcp(address("[::1]:9091"))]);
     assert_eq!(agent.metrics, Metrics::Off);
     assert_eq!(agent.log.level, LogLevel::Debug);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{assert_refused, parse, parse_with, problems, warnings};
 use crate::model::{
-    Admission, Affinity, HashKey, Locality, OnAgentLoss, Origin, Probe, Protocol, QueueTimeout,
-    RateLimit, Refuse, Service, Setting, Strategy,
+    Admission, Affinity, HashKey, Intercept, Locality, OnAgentLoss, Origin, Probe, Protocol,
+    QueueTimeout, RateLimit, Refuse, Service, Setting, Strategy,
 };
 
 /// A file of one service, `x/a`, with these further lines.
@@ -29,7 +29,7 @@ fn service(rest: &str) -> Service {
 const EVERY_KEY: &str = "
   protocol: http, admission: request, strategy: consistent_hash, max_inflight: 4,
   hash: {header: X-User}, affinity: {client: true, timeout: 5m, cookie: session},
-  locality: none, slow_start: 30s,
+  locality: none, slow_start: 30s, intercept: pods,
   queue: {size: 20, timeout: 2s, attempts: 3, tick: 5ms, overtaking: true, refuse: kernel,
           adaptive: true},
   rate_limit: {per_second: 100, burst: 20}, on_agent_loss: refuse,
@@ -55,6 +55,7 @@ fn assert_every_key(service: &Service, origin: Origin) {
     is(service.affinity.clone(), Some(affinity), origin);
     is(service.locality, Locality::None, origin);
     is(service.slow_start, seconds(30), origin);
+    is(service.intercept, Intercept::Pods, origin);
     is(queue.size, 20, origin);
     is(queue.timeout, QueueTimeout::Fixed(seconds(2)), origin);
     is(queue.attempts, 3, origin);
@@ -106,6 +107,7 @@ fn a_silent_service_has_the_contracts_defaults() {
     assert_eq!(service.affinity, Setting::built_in(None));
     assert_eq!(service.locality, Setting::built_in(Locality::None));
     assert_eq!(service.slow_start, Setting::built_in(Duration::ZERO));
+    assert_eq!(service.intercept, Setting::built_in(Intercept::Service));
     assert_eq!(queue.size, Setting::built_in(10));
     let timeout = QueueTimeout::Fixed(milliseconds(100));
     assert_eq!(queue.timeout, Setting::built_in(timeout));

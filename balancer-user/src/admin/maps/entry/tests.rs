@@ -62,6 +62,9 @@ fn the_agent_is_alive_while_its_heartbeat_is_fresh_and_is_reached_where_it_liste
         switches: SWITCH_STEER_EVENTS,
         overflow_v4: Address::from(std::net::IpAddr::from([10, 0, 0, 1])),
         port_v4: Port::from(4000),
+        pods_cgroup: 77,
+        pods_level: 1,
+        bypass_levels: 0b1010,
         ..AgentState::default()
     };
     let at = |seconds| json(&MapEntry::agent(state, Duration::from_secs(seconds)));
@@ -71,6 +74,9 @@ fn the_agent_is_alive_while_its_heartbeat_is_fresh_and_is_reached_where_it_liste
     assert_eq!(fresh["overflow_v4"], "10.0.0.1:4000");
     assert_eq!(fresh["overflow_v6"], Value::Null);
     assert_eq!(fresh["port_v6"], Value::Null);
+    let pods = (&fresh["pods_cgroup"], &fresh["pods_level"]);
+    assert_eq!(pods, (&json!("77"), &json!(1)));
+    assert_eq!(fresh["bypass_levels"], json!([1, 3]));
     assert_eq!(
         (&fresh["log"], &fresh["steer_events"]),
         (&json!(false), &json!(true))
