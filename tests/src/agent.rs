@@ -106,6 +106,19 @@ impl<'a> AgentOptions<'a> {
         Ok(agent)
     }
 
+    /// Starts it with this text as its configuration, and does not wait for it; see
+    /// [`Agent::wait_ready`].
+    ///
+    /// `{cgroup}`, `{pin_path}` and `{admin}` in the text are filled in.
+    pub fn spawn(self, config: &str) -> Result<Agent> {
+        let launch = self.launch()?;
+        launch.write_config(&launch.filled_in(config))?;
+        Ok(Agent {
+            process: launch.spawn()?,
+            launch,
+        })
+    }
+
     /// Starts it with this text as its configuration, and expects it to end with an error.
     ///
     /// `{cgroup}`, `{pin_path}` and `{admin}` in the text are filled in.
@@ -301,7 +314,8 @@ impl Agent {
         self.wait_ready()
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    /// Waits until it is ready, or has ended, which is an error.
+    pub fn wait_ready(&mut self) -> Result<()> {
         let admin = self.admin();
         let ready = within(START_DEADLINE, || {
             if let Some(status) = self.process.ended()? {

@@ -229,7 +229,11 @@ impl Follower {
                         self.hand_on();
                     }
                 }
-                _ = ticks.tick() => self.config_maps.refresh(self.resolver.config_maps_in_use()),
+                _ = ticks.tick() => {
+                    let in_use = self.resolver.config_maps_in_use();
+                    self.resolver.config_maps.retain(|key, _| in_use.contains(key));
+                    self.config_maps.refresh(in_use);
+                }
             }
         }
     }
