@@ -4,10 +4,10 @@
 //! configuration, or cut off. Timed from that moment to the end of the first request that its
 //! successor serves, by one clock. Called by `bench`.
 
-mod backend;
-mod client;
-mod results;
-mod round;
+pub(super) mod backend;
+pub(super) mod client;
+pub(super) mod results;
+pub(super) mod round;
 mod stage;
 
 use std::{
@@ -37,7 +37,7 @@ pub(crate) struct Options {
 
 /// How a leader goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Going {
+pub(super) enum Going {
     /// Its server is killed: what it had is reset, and connects are refused.
     Refused,
     /// It is taken out of the configuration file; its server stays.

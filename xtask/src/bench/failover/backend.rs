@@ -1,5 +1,5 @@
 //! A server that can be killed and comes back: it answers each request with its own number.
-//! Called by `stage`.
+//! Called by `stage`, and by that of `k8s_failover`.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -17,8 +17,8 @@ use tests::netns::Netns;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// One backend.
-pub(super) struct Backend {
-    pub(super) address: SocketAddr,
+pub(in crate::bench) struct Backend {
+    pub(in crate::bench) address: SocketAddr,
     number: u8,
     running: Option<Running>,
 }
@@ -31,7 +31,7 @@ struct Running {
 }
 
 impl Backend {
-    pub(super) fn start(netns: &Netns, address: SocketAddr, number: u8) -> Result<Self> {
+    pub(in crate::bench) fn start(netns: &Netns, address: SocketAddr, number: u8) -> Result<Self> {
         let mut backend = Self {
             address,
             number,
@@ -42,7 +42,7 @@ impl Backend {
     }
 
     /// Starts its server.
-    pub(super) fn come_back(&mut self, netns: &Netns) -> Result<()> {
+    pub(in crate::bench) fn come_back(&mut self, netns: &Netns) -> Result<()> {
         let listener = netns.listen(self.address)?;
         let own = listener
             .try_clone()
@@ -62,7 +62,7 @@ impl Backend {
 
     /// Resets its connections and closes its port, as the kernel does for a process that is killed.
     /// Tells when that began.
-    pub(super) fn kill(&mut self) -> Result<Instant> {
+    pub(in crate::bench) fn kill(&mut self) -> Result<Instant> {
         let running = self.running.take().context("it is dead already")?;
         let begun = Instant::now();
         // Connections that were not accepted yet are reset by this.

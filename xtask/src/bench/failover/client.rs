@@ -1,9 +1,9 @@
 //! The clients: threads in their place, each of which connects, asks, reads the answer and closes,
-//! at a pace that leaves the machine room. Called by `failover`.
+//! at a pace that leaves the machine room. Called by `failover` and `k8s_failover`.
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,29 +16,36 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tests::place::Place;
 
-use super::{Going, stage::FRONTEND};
+use super::Going;
 
+/// What clients dial. It is routed nowhere.
+pub(in crate::bench) const FRONTEND: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 8080);
 /// Threads.
 const CLIENTS: u32 = 8;
 /// From one request of a thread to its next: 4,000 a second of all.
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// How a request ended, and when.
-pub(super) struct Seen {
-    pub(super) at: Instant,
+pub(in crate::bench) struct Seen {
+    pub(in crate::bench) at: Instant,
     /// The number of the backend that answered.
-    pub(super) answer: io::Result<u8>,
+    pub(in crate::bench) answer: io::Result<u8>,
 }
 
 /// They ask until the value goes.
-pub(super) struct Clients {
-    pub(super) seen: mpsc::Receiver<Seen>,
+pub(in crate::bench) struct Clients {
+    pub(in crate::bench) seen: mpsc::Receiver<Seen>,
     is_over: Arc<AtomicBool>,
 }
 
 impl Clients {
     /// Their threads end before the scope does.
-    pub(super) fn start<'s>(scope: &'s Scope<'s, '_>, place: Place<'s>, going: Going) -> Self {
+    pub(in crate::bench) fn start<'s>(
+        scope: &'s Scope<'s, '_>,
+        place: Place<'s>,
+        going: Going,
+    ) -> Self {
         let is_over = Arc::<AtomicBool>::default();
         let (outbox, seen) = mpsc::channel();
         for number in 0..CLIENTS {
@@ -64,7 +71,7 @@ impl Drop for Clients {
 }
 
 /// For a connection or an answer. Who waits for one that is cut off sees nobody's successor.
-pub(super) fn patience(going: Going) -> Duration {
+pub(in crate::bench) fn patience(going: Going) -> Duration {
     match going {
         Going::Refused | Going::Deleted => Duration::from_secs(1),
         Going::Blackholed => Duration::from_millis(20),

@@ -1,5 +1,5 @@
 //! What the bench came to: a table for people, and the figures that programs know by name.
-//! Called by `failover`.
+//! Called by `failover`, and in part by `k8s_failover`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,8 +13,9 @@ use super::{
 #[derive(Default)]
 pub(super) struct Results(Vec<(Going, Summary)>);
 
-struct Summary {
-    times: usize,
+/// The failovers of one kind.
+pub(in crate::bench) struct Summary {
+    pub(in crate::bench) times: usize,
     average_ms: f64,
     best_ms: f64,
     worst_ms: f64,
@@ -39,18 +40,15 @@ impl Results {
         let mut figures = BTreeMap::new();
         for (going, summary) in &self.0 {
             let prefix = going.prefix();
-            let mut add = |name: &str, value| figures.insert(format!("{prefix}{name}"), value);
-            add("failover_avg_ms", summary.average_ms);
-            add("failover_max_ms", summary.worst_ms);
-            add("failover_min_ms", summary.best_ms);
-            add("failover_failed_requests", summary.failed);
+            let named = summary.figures().into_iter();
+            figures.extend(named.map(|(name, value)| (format!("{prefix}{name}"), value)));
         }
         figures
     }
 }
 
 impl Summary {
-    fn of(failovers: &[Failover]) -> Self {
+    pub(in crate::bench) fn of(failovers: &[Failover]) -> Self {
         let mut ms = Samples::default();
         let (mut sum, mut best, mut worst) = (0.0, f64::INFINITY, 0.0_f64);
         let mut complaints = BTreeMap::new();
@@ -77,6 +75,55 @@ impl Summary {
             astray: failovers.iter().map(|failover| failover.astray).sum(),
         }
     }
+
+    /// By the names without a prefix.
+    pub(in crate::bench) fn figures(&self) -> BTreeMap<String, f64> {
+        BTreeMap::from([
+            ("failover_avg_ms".to_owned(), self.average_ms),
+            ("failover_max_ms".to_owned(), self.worst_ms),
+            ("failover_min_ms".to_owned(), self.best_ms),
+            ("failover_failed_requests".to_owned(), self.failed),
+        ])
+    }
+
+    /// Whether the goals are met, a line each.
+    pub(in crate::bench) fn verdicts(&self) -> String {
+        let (average, worst) = (self.average_ms, self.worst_ms);
+        format!(
+            "  failover_avg_ms  {average:>8.2}  {}\n  failover_max_ms  {worst:>8.2}  {}\n",
+            AVERAGE_TARGET.verdict(average),
+            WORST_TARGET.verdict(worst)
+        )
+    }
+
+    /// What went wrong, a line each.
+    pub(in crate::bench) fn troubles(&self, when: &str) -> String {
+        let mut lines = String::new();
+        for (what, times) in &self.complaints {
+            lines += &format!("  failed while the leader {when}: {times} × {what}\n");
+        }
+        if self.astray > 0 {
+            let astray = self.astray;
+            lines += &format!("  answered by a third backend when the leader {when}: {astray}\n");
+        }
+        lines
+    }
+}
+
+/// Above the table; `what` begins the time.
+pub(in crate::bench) fn heading(what: &str) -> String {
+    format!(
+        "\nfrom the leader's {what} to its successor's first answer, ms\n  {:<34}{:>9}{:>9}{:>9}{:>9}  requests failed, each time (most)",
+        "the leader", "average", "median", "best", "worst"
+    )
+}
+
+/// The line to compare with.
+pub(in crate::bench) fn reference() -> String {
+    format!(
+        "  {:<34}{:>9}{:>9}{:>9}{:>9}",
+        "the reference (deletion of a pod)", 1280, "", 910, 4860
+    )
 }
 
 impl Going {
@@ -92,11 +139,7 @@ impl Going {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "\nfrom the leader's going to its successor's first answer, ms\n  {:<34}{:>9}{:>9}{:>9}{:>9}  requests failed, each time (most)",
-            "the leader", "average", "median", "best", "worst"
-        )?;
+        writeln!(f, "{}", heading("going"))?;
         for (going, summary) in &self.0 {
             writeln!(
                 f,
@@ -104,31 +147,11 @@ impl fmt::Display for Results {
                 format!("{going} ({}×)", summary.times)
             )?;
         }
-        writeln!(
-            f,
-            "  {:<34}{:>9}{:>9}{:>9}{:>9}",
-            "the reference (deletion of a pod)", 1280, "", 910, 4860
-        )?;
+        writeln!(f, "{}", reference())?;
         for (going, summary) in &self.0 {
-            for (what, times) in &summary.complaints {
-                writeln!(f, "  failed while the leader {going}: {times} × {what}")?;
-            }
-            if summary.astray > 0 {
-                let astray = summary.astray;
-                writeln!(
-                    f,
-                    "  answered by a third backend when the leader {going}: {astray}"
-                )?;
-            }
+            write!(f, "{}", summary.troubles(&going.to_string()))?;
             if *going == Going::Refused {
-                let average = AVERAGE_TARGET.verdict(summary.average_ms);
-                let worst = WORST_TARGET.verdict(summary.worst_ms);
-                writeln!(
-                    f,
-                    "  failover_avg_ms  {:>8.2}  {average}",
-                    summary.average_ms
-                )?;
-                writeln!(f, "  failover_max_ms  {:>8.2}  {worst}", summary.worst_ms)?;
+                write!(f, "{}", summary.verdicts())?;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! One failover as the clients see it. Called by `failover`.
+//! One failover as the clients see it. Called by `failover` and `k8s_failover`.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +8,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{
-    client::{Clients, Seen},
-    stage::Stage,
-};
+use super::client::{Clients, Seen};
 use crate::preflight::Interrupt;
 
 /// Answers in a row by one and the same, after which it leads beyond doubt.
@@ -20,33 +17,41 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What one failover came to.
-pub(super) struct Failover {
-    pub(super) took: Duration,
+pub(in crate::bench) struct Failover {
+    pub(in crate::bench) took: Duration,
     /// Requests that failed, from the leader's going to its successor's steady work.
-    pub(super) failed: u32,
+    pub(in crate::bench) failed: u32,
     /// Why, and how many.
-    pub(super) complaints: BTreeMap<String, u32>,
+    pub(in crate::bench) complaints: BTreeMap<String, u32>,
     /// Answers by a third backend: neither the former leader nor its first successor.
-    pub(super) astray: u32,
+    pub(in crate::bench) astray: u32,
+}
+
+/// What it happens on.
+pub(in crate::bench) trait Ground {
+    /// Makes this backend go. Tells when that began.
+    fn remove(&mut self, number: u8) -> Result<Instant>;
+    /// Lets it, or another in its place, come back, and waits until the agent has taken it in.
+    fn restore(&mut self, number: u8) -> Result<()>;
 }
 
 /// Listens to the clients.
-pub(super) struct Watcher<'w> {
+pub(in crate::bench) struct Watcher<'w> {
     clients: &'w Clients,
     interrupt: &'w Interrupt,
 }
 
 impl<'w> Watcher<'w> {
-    pub(super) fn new(clients: &'w Clients, interrupt: &'w Interrupt) -> Self {
+    pub(in crate::bench) fn new(clients: &'w Clients, interrupt: &'w Interrupt) -> Self {
         Self { clients, interrupt }
     }
 
     /// Makes the leader go, and looks what comes of it. `None` if it was interrupted.
-    pub(super) fn failover(&self, stage: &mut Stage<'_>) -> Result<Option<Failover>> {
+    pub(in crate::bench) fn failover(&self, ground: &mut impl Ground) -> Result<Option<Failover>> {
         let Some(former) = self.steady(&mut |_| {})? else {
             return Ok(None);
         };
-        let gone = stage.remove(former)?;
+        let gone = ground.remove(former)?;
         let mut failover = Failover {
             took: Duration::ZERO,
             failed: 0,
@@ -66,7 +71,7 @@ impl<'w> Watcher<'w> {
                 Err(error) => failover.complain(&error),
             }
         };
-        stage.restore(former)?;
+        ground.restore(former)?;
         let next = self.steady(&mut |seen| match &seen.answer {
             Ok(number) if ![former, successor].contains(number) => failover.astray += 1,
             Ok(_) => {}

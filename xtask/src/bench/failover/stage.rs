@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
 };
@@ -20,11 +20,8 @@ use tests::{
     wait::within,
 };
 
-use super::{Going, backend::Backend};
+use super::{Going, backend::Backend, client::FRONTEND, round::Ground};
 
-/// What clients dial. It is routed nowhere.
-pub(super) const FRONTEND: SocketAddr =
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 8080);
 /// At most half of a service's backends are out at once.
 const BACKENDS: u8 = 5;
 /// The default is 30 s, in which all would have been killed; the rest is as it comes.
@@ -68,44 +65,6 @@ impl<'g> Stage<'g> {
         self.agent.reload(&[service(&self.backends, going)])
     }
 
-    /// Makes this backend go. Tells when that began.
-    pub(super) fn remove(&mut self, number: u8) -> Result<Instant> {
-        let backend = &mut self.backends[usize::from(number)];
-        match self.going {
-            Going::Refused => backend.kill(),
-            Going::Deleted => {
-                let address = backend.address.to_string();
-                self.delete(&address)
-            }
-            Going::Blackholed => {
-                let begun = Instant::now();
-                let address = backend.address.ip();
-                self.netns
-                    .nft(&format!("add rule ip cut in ip daddr {address} drop"))?;
-                Ok(begun)
-            }
-        }
-    }
-
-    /// Lets it come back, and waits until the agent takes all for healthy.
-    pub(super) fn restore(&mut self, number: u8) -> Result<()> {
-        match self.going {
-            Going::Refused => self.backends[usize::from(number)].come_back(self.netns)?,
-            Going::Deleted => self.agent.reload(&[service(&self.backends, self.going)])?,
-            Going::Blackholed => drop(self.netns.nft("flush chain ip cut in")?),
-        }
-        let all_back = within(RETURN_DEADLINE, || {
-            let backends = self.agent.backends()?;
-            let out = backends
-                .iter()
-                .find(|backend| !matches!(backend.state.as_str(), "idle" | "busy"));
-            ensure!(out.is_none(), "{out:?}");
-            ensure!(backends.len() == self.backends.len(), "one is missing");
-            Ok::<_, anyhow::Error>(())
-        });
-        all_back.context("a backend that is up again is not taken back")
-    }
-
     /// Ends it in order.
     pub(super) fn strike(self) -> Result<()> {
         self.agent.stop().context("at the end of the bench")
@@ -124,6 +83,45 @@ impl<'g> Stage<'g> {
         let begun = Instant::now();
         fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(begun)
+    }
+}
+
+impl Ground for Stage<'_> {
+    fn remove(&mut self, number: u8) -> Result<Instant> {
+        let backend = &mut self.backends[usize::from(number)];
+        match self.going {
+            Going::Refused => backend.kill(),
+            Going::Deleted => {
+                let address = backend.address.to_string();
+                self.delete(&address)
+            }
+            Going::Blackholed => {
+                let begun = Instant::now();
+                let address = backend.address.ip();
+                self.netns
+                    .nft(&format!("add rule ip cut in ip daddr {address} drop"))?;
+                Ok(begun)
+            }
+        }
+    }
+
+    /// Waits until the agent takes all for healthy.
+    fn restore(&mut self, number: u8) -> Result<()> {
+        match self.going {
+            Going::Refused => self.backends[usize::from(number)].come_back(self.netns)?,
+            Going::Deleted => self.agent.reload(&[service(&self.backends, self.going)])?,
+            Going::Blackholed => drop(self.netns.nft("flush chain ip cut in")?),
+        }
+        let all_back = within(RETURN_DEADLINE, || {
+            let backends = self.agent.backends()?;
+            let out = backends
+                .iter()
+                .find(|backend| !matches!(backend.state.as_str(), "idle" | "busy"));
+            ensure!(out.is_none(), "{out:?}");
+            ensure!(backends.len() == self.backends.len(), "one is missing");
+            Ok::<_, anyhow::Error>(())
+        });
+        all_back.context("a backend that is up again is not taken back")
     }
 }
 
