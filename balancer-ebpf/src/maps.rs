@@ -84,7 +84,7 @@ pub fn bind(binding: &Binding, bound: &Bound) {
 #[inline(always)]
 pub fn bypasses(cgroup: u64) -> bool {
     // SAFETY: as in `leads_to`.
-    unsafe { BYPASS.get(&cgroup).is_some() }
+    unsafe { BYPASS.get(cgroup).is_some() }
 }
 
 /// Where a frontend leads.
