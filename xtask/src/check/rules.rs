@@ -321,8 +321,8 @@ mod tests {
         );
         assert_eq!(
             found[0].to_string(),
-            "xtask/src/x.rs:3: names the crate aya, which only balancer-user/src/kernel/ may; \
-             go through its types"
+            "xtask/src/x.rs:3: names the crate aya, which only balancer-user/src/kernel/, \
+             xtask/src/bench/sync/kernel.rs may; go through its types"
         );
     }
 }
