@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
+    ops::Bound,
     time::{Duration, Instant},
 };
 
@@ -149,6 +150,15 @@ impl Assignment {
     /// The backend at this address.
     pub fn backend(&self, address: &SocketAddr) -> Option<&AssignedBackend> {
         self.backends.get(address)
+    }
+
+    /// The backends after this one, in order; all of them after none.
+    pub(super) fn backends_after(
+        &self,
+        address: Option<SocketAddr>,
+    ) -> impl Iterator<Item = (&SocketAddr, &AssignedBackend)> {
+        let from = address.map_or(Bound::Unbounded, Bound::Excluded);
+        self.backends.range((from, Bound::Unbounded))
     }
 
     /// All backends.

@@ -20,24 +20,22 @@ pub(super) struct Left {
     pub suspected: BTreeMap<u32, u64>,
 }
 
-/// Looks at these backends.
-pub(super) fn left_over<T: Tables>(tables: &T, ids: impl Iterator<Item = u32>) -> Left {
-    let mut left = Left::default();
-    for id in ids {
+impl Left {
+    /// Looks at one backend.
+    pub(super) fn look<T: Tables>(&mut self, tables: &T, id: u32) {
         let Some(backend) = tables.backend(id) else {
-            continue;
+            return;
         };
         let count = load(&backend.awaiting);
         if count == 0 {
-            continue;
+            return;
         }
         if backend.inflight() == 0 {
-            left.suspected.insert(id, count);
+            self.suspected.insert(id, count);
         } else {
-            left.is_needed = true;
+            self.is_needed = true;
         }
     }
-    left
 }
 
 /// Counts that looked wrong at the last look.
@@ -73,7 +71,8 @@ mod tests {
         store(&plain.backend(1).unwrap().inflight, 1);
         let mut suspects = Suspects::default();
         let mut look = || {
-            let left = left_over(&plain, 0..3);
+            let mut left = Left::default();
+            (0..3).for_each(|id| left.look(&plain, id));
             suspects.correct(&plain, left.suspected);
             left.is_needed
         };

@@ -36,18 +36,15 @@ struct Suspicion {
 }
 
 impl Ejections {
-    /// Corrects what is wrong. Returns the backends that have come back since the last look.
+    /// Corrects what is wrong, given the backends that are out now. Returns the backends that have
+    /// come back since the last look.
     pub(super) fn recount<T: Tables>(
         &mut self,
         tables: &T,
         assignment: &Assignment,
+        ejected: BTreeSet<SocketAddr>,
         now: Duration,
     ) -> BTreeSet<SocketAddr> {
-        let ejected: BTreeSet<_> = assignment
-            .backends()
-            .filter(|(_, backend)| tables.backend(backend.id).is_some_and(breaker::is_ejected))
-            .map(|(address, _)| *address)
-            .collect();
         for address in &ejected {
             shorten(tables, assignment, address, now);
             readmit_for_succession(tables, assignment, address, now);

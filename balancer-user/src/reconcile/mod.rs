@@ -32,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_common::{index, select, service::Tables, slot::Side, waiting};
+use balancer_common::{breaker, index, select, service::Tables, slot::Side, waiting};
 use imbl::ordmap::DiffItem;
 use tokio::{
     sync::{mpsc, watch},
@@ -58,6 +58,10 @@ const TICK: Duration = Duration::from_millis(20);
 /// How often every index bit is recomputed. No case is known in which one is
 /// wrong for longer than an update takes; this bounds the harm if there is.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Backends that a sweep looks at in one go, a fraction of a millisecond: no change waits longer.
+const SLICE: usize = 2_048;
+/// From one go to the next.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The planner's memory as others read it, and how far it has come.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +115,17 @@ pub struct Reconciler {
     ejections: Ejections,
     writer: Writer,
     awaiting: awaiting::Suspects,
+    /// The sweep under way.
+    sweep: Option<Sweep>,
+}
+
+/// What a sweep has seen so far.
+#[derive(Debug, Default)]
+struct Sweep {
+    /// The last backend looked at; the next in order is next.
+    reached: Option<SocketAddr>,
+    ejected: BTreeSet<SocketAddr>,
+    left: awaiting::Left,
 }
 
 impl Reconciler {
@@ -132,6 +147,7 @@ impl Reconciler {
             ejections: Ejections::default(),
             writer,
             awaiting: awaiting::Suspects::default(),
+            sweep: None,
         })
     }
 
@@ -145,6 +161,8 @@ impl Reconciler {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweeps = tokio::time::interval(SWEEP);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut slices = tokio::time::interval(PAUSE);
+        slices.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 changed = state.changed() => {
@@ -156,7 +174,8 @@ impl Reconciler {
                 }
                 Some(advice) = advice.recv() => self.heed(advice),
                 _ = ticks.tick(), if self.is_unsettled() => self.settle(),
-                _ = sweeps.tick() => self.sweep(),
+                _ = sweeps.tick(), if self.sweep.is_none() => self.sweep = Some(Sweep::default()),
+                _ = slices.tick(), if self.sweep.is_some() => self.sweep(),
             }
         }
     }
@@ -251,13 +270,9 @@ impl Reconciler {
 
     /// Stops measuring once no service needs it and no response is awaited any more; and corrects
     /// counts of awaited responses that are left over.
-    fn settle_responses(&mut self) {
-        let tables = self.kernel.memory();
-        let assignment = self.progress.assignment();
-        let left = awaiting::left_over(tables, assignment.backends().map(|(_, it)| it.id));
-        let is_needed = left.is_needed || !assignment.measured.is_empty();
-        drop(assignment);
-        self.awaiting.correct(tables, left.suspected);
+    fn settle_responses(&mut self, left: awaiting::Left) {
+        let is_needed = left.is_needed || !self.progress.assignment().measured.is_empty();
+        self.awaiting.correct(self.kernel.memory(), left.suspected);
         if !is_needed {
             self.measure(false);
         }
@@ -314,19 +329,42 @@ impl Reconciler {
         }
     }
 
+    /// Looks at the next backends of the sweep, and concludes it after the last.
     fn sweep(&mut self) {
+        let Some(mut sweep) = self.sweep.take() else {
+            return;
+        };
         let tables = self.kernel.tables();
         let assignment = self.progress.assignment();
-        for (_, backend) in assignment.backends() {
+        let mut looked_at = 0;
+        for (address, backend) in assignment.backends_after(sweep.reached).take(SLICE) {
             index::refresh(tables, backend.id);
+            if tables.backend(backend.id).is_some_and(breaker::is_ejected) {
+                sweep.ejected.insert(*address);
+            }
+            sweep.left.look(tables, backend.id);
+            sweep.reached = Some(*address);
+            looked_at += 1;
         }
+        drop(assignment);
+        if looked_at == SLICE {
+            self.sweep = Some(sweep);
+        } else {
+            self.conclude(sweep);
+        }
+    }
+
+    fn conclude(&mut self, sweep: Sweep) {
+        let tables = self.kernel.tables();
+        let assignment = self.progress.assignment();
+        let now = self.kernel.now();
         let back = self
             .ejections
-            .recount(tables, &assignment, self.kernel.now());
+            .recount(tables, &assignment, sweep.ejected, now);
         drop(assignment);
         self.progress.assignment_mut().forget_marks();
         self.note_ready(&back);
-        self.settle_responses();
+        self.settle_responses(sweep.left);
     }
 
     /// Backends that were ejected are ready from now on.
