@@ -253,8 +253,10 @@ async fn mark_by_health(
     journal: Journal,
 ) {
     while let Some(Observation { address, health }) = observations.recv().await {
-        let is_set = health == Health::Unhealthy;
-        journal.health(address, is_set);
+        let is_set = health == Some(Health::Unhealthy);
+        if health.is_some() {
+            journal.health(address, is_set);
+        }
         let _ = advice.send(Advice::Mark(Marking {
             address,
             mark: Mark::Unhealthy,

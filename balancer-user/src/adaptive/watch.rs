@@ -4,7 +4,7 @@
 //! nothing by itself, but advises `reconcile`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -23,7 +23,7 @@ use tokio::{
 use super::{Judge, Measured, Verdict};
 use crate::{
     kernel::Kernel,
-    model::{Service, ServiceName, Strategy},
+    model::{DesiredState, Difference, ServiceName, Strategy},
     occupancy,
     reconcile::{Advice, Progress, UNLIMITED},
     state::Snapshot,
@@ -58,6 +58,8 @@ pub struct Watch {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     advice: mpsc::UnboundedSender<Advice>,
     verdicts: Verdicts,
+    /// Whose cases are open.
+    followed: Arc<DesiredState>,
     cases: BTreeMap<ServiceName, Case>,
 }
 
@@ -76,6 +78,7 @@ impl Watch {
             snapshots,
             advice,
             verdicts,
+            followed: Arc::default(),
             cases: BTreeMap::new(),
         }
     }
@@ -88,8 +91,8 @@ impl Watch {
         loop {
             samples.tick().await;
             number = number.wrapping_add(1);
-            let snapshot = self.snapshots.borrow().clone();
-            self.follow(&snapshot);
+            let desired = self.snapshots.borrow().desired.clone();
+            self.follow(desired);
             for name in self.cases.keys().cloned().collect::<Vec<_>>() {
                 self.sample(&name);
                 if number.is_multiple_of(SAMPLES_PER_LOOK) {
@@ -100,17 +103,17 @@ impl Watch {
     }
 
     /// Opens a case for each service with strategy `adaptive`, and closes those of others.
-    fn follow(&mut self, snapshot: &Snapshot) {
-        let services = snapshot.desired.services.values();
-        let is_adaptive = |service: &&Arc<Service>| service.strategy.value == Strategy::Adaptive;
-        let wanted: BTreeSet<_> = services.filter(is_adaptive).map(|it| &it.name).collect();
-        self.cases.retain(|name, _| wanted.contains(name));
-        self.verdicts.held().retain(|name, _| wanted.contains(name));
-        for name in wanted {
-            if !self.cases.contains_key(name) {
-                self.cases.insert(name.clone(), Case::new(Instant::now()));
+    fn follow(&mut self, desired: Arc<DesiredState>) {
+        for Difference { name, new, .. } in desired.since(&self.followed) {
+            if new.is_some_and(|service| service.strategy.value == Strategy::Adaptive) {
+                let case = || Case::new(Instant::now());
+                self.cases.entry(name.clone()).or_insert_with(case);
+            } else {
+                self.cases.remove(name);
+                self.verdicts.held().remove(name);
             }
         }
+        self.followed = desired;
     }
 
     fn sample(&mut self, name: &ServiceName) {

@@ -45,13 +45,13 @@ pub enum Health {
     Unhealthy,
 }
 
-/// A backend's health has changed, or is known for the first time.
+/// A backend's health has changed, is known for the first time, or is not looked at any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
     /// The backend.
     pub address: SocketAddr,
-    /// Its health from now on.
-    pub health: Health,
+    /// Its health from now on; `None`: it is not probed any more, and taken to be healthy.
+    pub health: Option<Health>,
 }
 
 /// Results of probes that are fresh enough to be used again.
@@ -117,7 +117,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// What is known about a backend; none if there is no such backend. Never waits for a probe.
+    /// What is known about a backend; none if it is not probed. Never waits for a probe.
     pub fn health_of(&self, address: SocketAddr) -> Option<Report> {
         match self.results.get(&address) {
             Some(latest) => Some(latest.report),
@@ -126,7 +126,7 @@ impl Handle {
     }
 }
 
-/// What is known about each backend of the desired state. Written by `schedule` alone.
+/// What is known about each backend that is probed. Written by `schedule` alone.
 #[derive(Debug, Clone, Default)]
 struct Reports(Arc<RwLock<HashMap<SocketAddr, Report>>>);
 

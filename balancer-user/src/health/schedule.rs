@@ -27,18 +27,13 @@ use super::{
     figures::PodLabel,
     pool::Pool,
     probe::{ProbeFault, Remainder, probe},
-    target::{Check, Target, targets},
+    target::{Check, Target, Targets},
     verdict::{LastProbe, Outcome, Report, first_pause},
 };
 use crate::{model::DesiredState, state::Snapshot};
 
-/// Desired states are taken up this far apart at least: each costs a look at every backend.
+/// Desired states are taken up this far apart at least: of a burst, only where it ends matters.
 const SETTLING: Duration = Duration::from_millis(50);
-/// And for this many times as long as it took, so that endless changes to very many backends
-/// leave the processor to those who forward requests;
-const REST: u32 = 9;
-/// but not for longer than this.
-const MAX_REST: Duration = Duration::from_secs(1);
 /// A probe that has not told its outcome this long after its timeout never will.
 const LOST_AFTER: Duration = Duration::from_secs(1);
 /// Faults of this machine are logged this far apart at least.
@@ -52,11 +47,11 @@ pub(super) struct Latest {
     pub(super) report: Report,
 }
 
-/// All that the scheduling task works with. Every backend has a report; those that are probed
-/// have an entry in `probed` as well.
+/// All that the scheduling task works with. Every backend that is probed has a report.
 #[derive(Debug)]
 pub(super) struct Scheduler {
     prober: Prober,
+    targets: Targets,
     observations: mpsc::UnboundedSender<Observation>,
     probed: HashMap<SocketAddr, Probed>,
     due: DelayQueue<SocketAddr>,
@@ -103,6 +98,7 @@ impl Scheduler {
         let (finish, finished) = mpsc::unbounded_channel();
         let at_once = prober.config.at_once.clamp(1, Semaphore::MAX_PERMITS);
         Self {
+            targets: Targets::new(prober.config.enabled),
             prober,
             observations,
             probed: HashMap::new(),
@@ -117,7 +113,7 @@ impl Scheduler {
     }
 
     pub(super) async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
-        let mut settled_at = self.take_up(&newest(&mut snapshots), true);
+        let mut settled_at = self.take_up(newest(&mut snapshots), true);
         let pool = self.prober.figures.pool.clone();
         let mut sweeps = interval(pool.limits().sweep_interval());
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,7 +124,7 @@ impl Scheduler {
                     if changed.is_err() {
                         return;
                     }
-                    settled_at = self.take_up(&newest(&mut snapshots), false);
+                    settled_at = self.take_up(newest(&mut snapshots), false);
                 }
                 Some(finished) = self.finished.recv() => self.count(finished),
                 free = self.turns.clone().acquire_owned(), if turn.is_none() => turn = free.ok(),
@@ -141,35 +137,16 @@ impl Scheduler {
         }
     }
 
-    /// Makes the backends those of the desired state. If `all_start`, they are spread out. Gives
-    /// the time at which to do so again at the earliest.
-    fn take_up(&mut self, desired: &DesiredState, all_start: bool) -> Instant {
-        let began = Instant::now();
-        let targets = targets(desired, self.prober.config.enabled);
-        let is_gone = |address: &&SocketAddr| !targets.contains_key(address);
-        let gone: Vec<_> = self
-            .prober
-            .reports
-            .read()
-            .keys()
-            .filter(is_gone)
-            .copied()
-            .collect();
-        for address in gone {
-            self.stop(address);
-            self.prober.reports.write().remove(&address);
-        }
-        for (address, target) in targets {
-            match target {
+    /// Probes what the desired state asks for. If `all_start`, probes are spread out. Gives the time
+    /// at which to do so again at the earliest.
+    fn take_up(&mut self, desired: Arc<DesiredState>, all_start: bool) -> Instant {
+        for address in self.targets.take_up(desired) {
+            match self.targets.of(&address) {
                 Some(target) => self.aim(address, target, all_start),
-                None => {
-                    self.stop(address);
-                    self.change(address, Report::stop_probing);
-                }
+                None => self.stop(address),
             }
         }
-        let ended = Instant::now();
-        ended + ((ended - began) * REST).clamp(SETTLING, MAX_REST)
+        Instant::now() + SETTLING
     }
 
     /// Probes a backend from now on, or otherwise than before.
@@ -213,11 +190,15 @@ impl Scheduler {
         self.prober.reports.write().entry(address).or_default();
     }
 
-    /// Probes a backend no more, and forgets what came of it.
+    /// Probes a backend no more, and forgets what came of it: it is taken to be healthy.
     fn stop(&mut self, address: SocketAddr) {
         let Some(probed) = self.probed.remove(&address) else {
             return;
         };
+        let report = self.prober.reports.write().remove(&address);
+        if report.is_some_and(|report| report.health == Some(Health::Unhealthy)) {
+            self.tell(address, None);
+        }
         if let Some(key) = &probed.key {
             self.due.try_remove(key);
         }
@@ -323,10 +304,14 @@ impl Scheduler {
         drop(reports);
         if let Some(health) = health {
             log(address, &report);
-            // Nobody may be left to hear it; `run` ends then.
-            let _ = self.observations.send(Observation { address, health });
+            self.tell(address, Some(health));
         }
         report
+    }
+
+    fn tell(&self, address: SocketAddr, health: Option<Health>) {
+        // Nobody may be left to hear it; `run` ends then.
+        let _ = self.observations.send(Observation { address, health });
     }
 
     fn log_fault(&mut self, address: SocketAddr, fault: &ProbeFault, now: Instant) {

@@ -59,7 +59,7 @@ pub struct Report {
     pub health: Option<Health>,
     /// Probes that failed since the last that succeeded.
     pub consecutive_failures: u32,
-    /// The last probe; none before the first, and for backends that are not probed.
+    /// The last probe; none before the first.
     pub last: Option<LastProbe>,
 }
 
@@ -91,13 +91,6 @@ impl Report {
             return self.change_to(Health::Unhealthy);
         }
         None
-    }
-
-    /// What holds for a backend that is not probed.
-    pub(super) fn stop_probing(&mut self) -> Option<Health> {
-        let change = self.change_to(Health::Healthy);
-        (self.consecutive_failures, self.last) = (0, None);
-        change
     }
 
     fn change_to(&mut self, health: Health) -> Option<Health> {
@@ -175,15 +168,6 @@ mod tests {
         assert_eq!(report.pause(interval, 0.5), interval / 5);
         report.count(false, 2);
         assert_eq!(report.pause(interval, 0.5), interval);
-    }
-
-    #[test]
-    fn without_probes_a_backend_is_healthy() {
-        let mut report = Report::default();
-        report.count(false, 1);
-        assert_eq!(report.stop_probing(), Some(Health::Healthy));
-        assert_eq!(report.consecutive_failures, 0);
-        assert_eq!(report.stop_probing(), None);
     }
 
     proptest! {

@@ -111,12 +111,16 @@ impl Kernel {
         log::start(&mut ebpf);
         pins.pin(&ebpf)?;
         let fd = |name| map_data(&ebpf, name).map(|data| data.fd().as_fd());
-        let memory = Memory::map(fd(maps::SERVICES)?, fd(maps::LEAVES)?, fd(maps::BACKENDS)?)?;
         let duplicate = |name| {
             fd(name)?
                 .try_clone_to_owned()
                 .map_err(KernelError::system("duplicating the descriptor of a map"))
         };
+        let memory = Memory::of(
+            duplicate(maps::SERVICES)?,
+            duplicate(maps::LEAVES)?,
+            duplicate(maps::BACKENDS)?,
+        );
         let (tables, affinity) = (duplicate(maps::TABLES)?, duplicate(maps::AFFINITY)?);
         Ok(Self {
             memory,

@@ -1,4 +1,5 @@
-//! SERVICES, LEAVES and BACKENDS mapped into the agent's memory.
+//! SERVICES, LEAVES and BACKENDS mapped into the agent's memory, piece by piece as far as they are in
+//! use.
 //!
 //! What the agent writes here is in force for the next connect, without a
 //! system call; what it reads is what the programs count with.
@@ -6,9 +7,9 @@
 use std::{
     collections::HashMap,
     io,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd as _, OwnedFd},
     ptr::NonNull,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use balancer_common::{
@@ -28,21 +29,38 @@ pub struct Memory {
     backends: Mapped<Backend>,
 }
 
+/// A kind of record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In SERVICES.
+    Service,
+    /// In LEAVES.
+    Leaf,
+    /// In BACKENDS.
+    Backend,
+}
+
 impl Memory {
-    pub(super) fn map(
-        services: BorrowedFd<'_>,
-        leaves: BorrowedFd<'_>,
-        backends: BorrowedFd<'_>,
-    ) -> Result<Self, KernelError> {
-        Ok(Self {
+    pub(super) fn of(services: OwnedFd, leaves: OwnedFd, backends: OwnedFd) -> Self {
+        Self {
             tables: RwLock::default(),
-            services: Mapped::new(services, MAX_SERVICES)
-                .map_err(KernelError::system("mapping SERVICES into memory"))?,
-            leaves: Mapped::new(leaves, MAX_LEAVES)
-                .map_err(KernelError::system("mapping LEAVES into memory"))?,
-            backends: Mapped::new(backends, MAX_BACKENDS)
-                .map_err(KernelError::system("mapping BACKENDS into memory"))?,
-        })
+            services: Mapped::new(services, MAX_SERVICES),
+            leaves: Mapped::new(leaves, MAX_LEAVES),
+            backends: Mapped::new(backends, MAX_BACKENDS),
+        }
+    }
+
+    /// Maps the record with this id, and some after it. Until then it is as if it did not exist.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for want of memory.
+    pub fn make_room(&self, kind: Kind, id: u32) -> Result<(), KernelError> {
+        let (mapped, doing) = match kind {
+            Kind::Service => (self.services.map(id), "mapping SERVICES into memory"),
+            Kind::Leaf => (self.leaves.map(id), "mapping LEAVES into memory"),
+            Kind::Backend => (self.backends.map(id), "mapping BACKENDS into memory"),
+        };
+        mapped.map_err(KernelError::system(doing))
     }
 
     /// Remembers what was put in TABLES.
@@ -93,21 +111,64 @@ unsafe impl Shared for Leaf {}
 // SAFETY: as above.
 unsafe impl Shared for Backend {}
 
+/// Records that are mapped together. A piece is a whole number of pages then, whatever the size of
+/// the record: that is a multiple of eight.
+const PIECE: u32 = 4_096;
+
 #[derive(Debug)]
 struct Mapped<T> {
+    map: OwnedFd,
+    len: u32,
+    pieces: Box<[OnceLock<Piece<T>>]>,
+}
+
+impl<T: Shared> Mapped<T> {
+    fn new(map: OwnedFd, len: u32) -> Self {
+        Self {
+            map,
+            len,
+            pieces: (0..len.div_ceil(PIECE)).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    fn map(&self, index: u32) -> io::Result<()> {
+        let out_of_bounds = || io::Error::other(format!("there are {} records only", self.len));
+        let number = index / PIECE;
+        let piece = self.pieces.get(number as usize).ok_or_else(out_of_bounds)?;
+        if piece.get().is_none() {
+            let first = number * PIECE;
+            let mapped = Piece::map(&self.map, first, PIECE.min(self.len - first))?;
+            // Whoever came first has mapped the same.
+            let _ = piece.set(mapped);
+        }
+        Ok(())
+    }
+
+    fn get(&self, index: u32) -> Option<&T> {
+        let piece = self.pieces.get((index / PIECE) as usize)?;
+        piece.get()?.get(index % PIECE)
+    }
+}
+
+#[derive(Debug)]
+struct Piece<T> {
     base: NonNull<T>,
     len: u32,
 }
 
 // SAFETY: the memory is shared with the kernel anyway; all access is atomic.
-unsafe impl<T: Shared> Send for Mapped<T> {}
+unsafe impl<T: Shared> Send for Piece<T> {}
 // SAFETY: as above.
-unsafe impl<T: Shared> Sync for Mapped<T> {}
+unsafe impl<T: Shared> Sync for Piece<T> {}
 
-impl<T: Shared> Mapped<T> {
-    fn new(map: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
+impl<T: Shared> Piece<T> {
+    fn map(map: &OwnedFd, first: u32, len: u32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
-        let base = super::syscall::map_shared(map, len as usize * size_of::<T>())?;
+        let (offset, bytes) = (
+            first as usize * size_of::<T>(),
+            len as usize * size_of::<T>(),
+        );
+        let base = super::syscall::map_shared(map.as_fd(), offset, bytes)?;
         Ok(Self {
             base: base.cast(),
             len,
@@ -120,9 +181,9 @@ impl<T: Shared> Mapped<T> {
     }
 }
 
-impl<T> Drop for Mapped<T> {
+impl<T> Drop for Piece<T> {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `new`, and no reference outlives `self`.
+        // SAFETY: this is the mapping made in `map`, and no reference outlives `self`.
         unsafe { super::syscall::unmap(self.base.cast(), self.len as usize * size_of::<T>()) };
     }
 }

@@ -28,4 +28,4 @@ pub use connections::LiveConnection;
 pub use error::KernelError;
 pub use events::Events;
 pub use load::{Kernel, Options, ProgramInfo};
-pub use memory::Memory;
+pub use memory::{Kind, Memory};

@@ -55,8 +55,13 @@ pub(super) fn file_system_magic(path: &Path) -> io::Result<i64> {
     Ok(unsafe { stat.assume_init() }.f_type)
 }
 
-/// Maps a file for reading and writing, shared.
-pub(super) fn map_shared(file: BorrowedFd<'_>, len: usize) -> io::Result<NonNull<u8>> {
+/// Maps a part of a file for reading and writing, shared. It begins at the start of a page.
+pub(super) fn map_shared(
+    file: BorrowedFd<'_>,
+    offset: usize,
+    len: usize,
+) -> io::Result<NonNull<u8>> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     // SAFETY: a new mapping at an address of the kernel's choice.
     let base = unsafe {
         libc::mmap(
@@ -65,7 +70,7 @@ pub(super) fn map_shared(file: BorrowedFd<'_>, len: usize) -> io::Result<NonNull
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED,
             file.as_raw_fd(),
-            0,
+            offset,
         )
     };
     if base == libc::MAP_FAILED {
@@ -114,7 +119,7 @@ pub(super) fn put_maps(map: BorrowedFd<'_>, keys: &[u32], arrays: &[OwnedFd]) ->
 /// Writes words to the start of a mappable array.
 pub(super) fn fill(array: BorrowedFd<'_>, words: &[u64]) -> io::Result<()> {
     let len = size_of_val(words);
-    let base = map_shared(array, len)?;
+    let base = map_shared(array, 0, len)?;
     // SAFETY: the mapping is at least as long as `words`, and nobody else knows of it.
     unsafe {
         std::ptr::copy_nonoverlapping(words.as_ptr(), base.cast().as_ptr(), words.len());

@@ -26,7 +26,7 @@ pub use limit::{
 };
 pub use name::{NameFault, ServiceName, check_label};
 pub use overflow::{BreakerSettings, OnAgentLoss, QueueSettings, QueueTimeout, RateLimit, Refuse};
-pub use service::{Backend, DesiredState, Readiness, Service};
+pub use service::{Backend, DesiredState, Difference, Readiness, Service};
 pub use setting::{Origin, Setting};
 pub use settings::Settings;
 pub(crate) use strategy::words;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use super::{
     Admission, Affinity, BreakerSettings, HashKey, HealthSettings, Intercept, Locality,
@@ -25,7 +25,43 @@ pub struct DesiredState {
     pub services: OrdMap<ServiceName, Arc<Service>>,
 }
 
+/// A service that two desired states do not have in common: as it was, and as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Difference<'a> {
+    /// Its name.
+    pub name: &'a ServiceName,
+    /// `None`: it is new.
+    pub old: Option<&'a Service>,
+    /// `None`: it is gone.
+    pub new: Option<&'a Service>,
+}
+
 impl DesiredState {
+    /// What is not as it was in `older`, by name. What one is a copy of and the other shares is not
+    /// even looked at, so this costs as much as has changed.
+    pub fn since<'a>(&'a self, older: &'a Self) -> impl Iterator<Item = Difference<'a>> {
+        older.services.diff(&self.services).map(|item| match item {
+            DiffItem::Add(name, new) => Difference {
+                name,
+                old: None,
+                new: Some(new),
+            },
+            DiffItem::Update {
+                old: (_, old),
+                new: (name, new),
+            } => Difference {
+                name,
+                old: Some(old),
+                new: Some(new),
+            },
+            DiffItem::Remove(name, old) => Difference {
+                name,
+                old: Some(old),
+                new: None,
+            },
+        })
+    }
+
     /// The service of this name.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.services.get(name).map(AsRef::as_ref)
@@ -272,6 +308,25 @@ mod tests {
         assert_eq!(limits_of(&[0, 0]), 0);
         assert_eq!(limits_of(&[0, 3, 2]), 2);
         assert_eq!(limits_of(&[5, 0]), 5);
+    }
+
+    #[test]
+    fn services_that_changed_came_or_went_are_told_apart() {
+        let service = |name: &str, max_inflight: u32| Service {
+            max_inflight: Setting::built_in(max_inflight),
+            ..Service::named(name.parse().unwrap())
+        };
+        let old = DesiredState::from_iter([service("a", 1), service("b", 1), service("c", 1)]);
+        let new = DesiredState::from_iter([service("a", 1), service("b", 2), service("d", 1)]);
+        let limit = |service: Option<&Service>| service.map(|it| it.max_inflight.value);
+        let differences = new.since(&old);
+        let differences = differences.map(|it| (it.name.to_string(), limit(it.old), limit(it.new)));
+        let expected = [
+            ("default/b".to_owned(), Some(1), Some(2)),
+            ("default/c".to_owned(), Some(1), None),
+            ("default/d".to_owned(), None, Some(1)),
+        ];
+        assert_eq!(Vec::from_iter(differences), expected);
     }
 
     #[test]

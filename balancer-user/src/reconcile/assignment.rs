@@ -14,11 +14,10 @@ use balancer_common::{
     service::Membership,
 };
 
+use smallvec::SmallVec;
+
 use super::{
-    ids::{GRACE, Pool},
-    marks::Marks,
-    near::Here,
-    positions::Positions,
+    ids::Pool, limits::Limits, marks::Marks, near::Here, positions::Positions,
     settings::RecordSettings,
 };
 use crate::model::{ServiceName, Strategy};
@@ -27,14 +26,16 @@ use crate::model::{ServiceName, Strategy};
 pub const UNLIMITED: u32 = u32::MAX;
 
 /// Everything that has a number. Written by the planner only.
+///
+/// The large values are boxed: a B-tree that grows in order leaves nearly half of its room unused.
 #[derive(Clone, Debug)]
 pub struct Assignment {
-    pub(super) services: BTreeMap<ServiceName, AssignedService>,
+    pub(super) services: BTreeMap<ServiceName, Box<AssignedService>>,
     /// The services' names by their ids.
     pub(super) names: HashMap<u32, ServiceName>,
-    pub(super) backends: BTreeMap<SocketAddr, AssignedBackend>,
+    pub(super) backends: BTreeMap<SocketAddr, Box<AssignedBackend>>,
     /// Backends that left their last service, by the address they had.
-    pub(super) retired: BTreeMap<SocketAddr, Vec<Retired>>,
+    pub(super) retired: BTreeMap<SocketAddr, Retired>,
     /// Services that are gone, but for which connections may be waiting still.
     pub(super) retired_services: Vec<Retired>,
     /// Which service each frontend leads to.
@@ -85,11 +86,13 @@ pub struct AssignedBackend {
     pub weight: u32,
     /// Since when it could be used without a break, as far as this agent has seen.
     pub(super) ready_since: Instant,
-    /// The limit that each of its services asks for; 0: none.
-    pub(super) limits: BTreeMap<ServiceName, u32>,
+    pub(super) limits: Limits,
     /// In the order in which they stand in the record.
-    pub(super) memberships: Vec<Membership>,
+    pub(super) memberships: Memberships,
 }
+
+/// Where a backend stands in its services; mostly in one.
+pub(super) type Memberships = SmallVec<[Membership; 2]>;
 
 /// A backend whose own address is intercepted.
 #[derive(Clone, Debug, Default)]
@@ -134,7 +137,7 @@ impl Assignment {
 
     /// The service of this name.
     pub fn service(&self, name: &ServiceName) -> Option<&AssignedService> {
-        self.services.get(name)
+        self.services.get(name).map(AsRef::as_ref)
     }
 
     /// The name of the service with this id.
@@ -144,12 +147,13 @@ impl Assignment {
 
     /// All services.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &AssignedService)> {
-        self.services.iter()
+        let services = self.services.iter();
+        services.map(|(name, service)| (name, service.as_ref()))
     }
 
     /// The backend at this address.
     pub fn backend(&self, address: &SocketAddr) -> Option<&AssignedBackend> {
-        self.backends.get(address)
+        self.backends.get(address).map(AsRef::as_ref)
     }
 
     /// The backends after this one, in order; all of them after none.
@@ -158,26 +162,25 @@ impl Assignment {
         address: Option<SocketAddr>,
     ) -> impl Iterator<Item = (&SocketAddr, &AssignedBackend)> {
         let from = address.map_or(Bound::Unbounded, Bound::Excluded);
-        self.backends.range((from, Bound::Unbounded))
+        let backends = self.backends.range((from, Bound::Unbounded));
+        backends.map(|(address, backend)| (address, backend.as_ref()))
     }
 
     /// All backends.
     pub fn backends(&self) -> impl Iterator<Item = (&SocketAddr, &AssignedBackend)> {
-        self.backends.iter()
+        self.backends_after(None)
     }
 
     /// Backends that are on their way out.
     pub fn retired(&self) -> impl Iterator<Item = (&SocketAddr, &Retired)> {
-        self.retired
-            .iter()
-            .flat_map(|(address, all)| all.iter().map(move |one| (address, one)))
+        self.retired.iter()
     }
 
     /// Names of the services that a backend belongs to.
     pub(super) fn services_of(&self, address: &SocketAddr) -> BTreeSet<ServiceName> {
         let backend = self.backends.get(address);
         backend.map_or_else(BTreeSet::new, |backend| {
-            backend.limits.keys().cloned().collect()
+            backend.limits.services().cloned().collect()
         })
     }
 
@@ -214,44 +217,6 @@ impl Assignment {
             marks, backends, ..
         } = self;
         marks.keep(|address| backends.contains_key(address));
-    }
-
-    /// Slots that the backend at `address` may hand out: its limit, less what
-    /// connections to an earlier backend at the same address still hold. The
-    /// pod behind the address may be the same, and must not see more than its
-    /// limit. Right after a retirement a program may still be about to take a
-    /// slot, so the earlier one counts as full for the grace time.
-    pub(super) fn granted(
-        &self,
-        address: &SocketAddr,
-        now: Instant,
-        held: &impl Fn(u32) -> u64,
-    ) -> u32 {
-        let Some(backend) = self.backends.get(address) else {
-            return 0;
-        };
-        let Some(limit) = backend
-            .limits
-            .values()
-            .copied()
-            .filter(|limit| *limit != 0)
-            .min()
-        else {
-            return UNLIMITED;
-        };
-        let still_held = self
-            .retired
-            .get(address)
-            .into_iter()
-            .flatten()
-            .map(|retired| {
-                if now.duration_since(retired.since) < GRACE {
-                    u64::from(limit)
-                } else {
-                    held(retired.id)
-                }
-            });
-        u32::try_from(u64::from(limit).saturating_sub(still_held.sum())).unwrap_or(limit)
     }
 }
 

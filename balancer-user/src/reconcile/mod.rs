@@ -11,6 +11,7 @@ mod awaiting;
 mod ejections;
 mod ids;
 mod ingredients;
+mod limits;
 mod marks;
 mod near;
 mod op;
@@ -33,7 +34,6 @@ use std::{
 };
 
 use balancer_common::{breaker, index, select, service::Tables, slot::Side, waiting};
-use imbl::ordmap::DiffItem;
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -106,10 +106,7 @@ pub struct Reconciler {
     /// What has been planned for.
     planned: Arc<DesiredState>,
     planned_generation: u64,
-    /// Operations that are planned but not made yet, because one failed.
-    pending: VecDeque<Op>,
-    /// Whether the first of them failed when it was tried last.
-    is_failing: bool,
+    pending: Pending,
     /// Services that wait for room.
     postponed: BTreeSet<ServiceName>,
     ejections: Ejections,
@@ -117,6 +114,14 @@ pub struct Reconciler {
     awaiting: awaiting::Suspects,
     /// The sweep under way.
     sweep: Option<Sweep>,
+}
+
+/// Operations that are planned but not made yet, because one failed or something has to be prepared.
+#[derive(Debug, Default)]
+struct Pending {
+    ops: VecDeque<Op>,
+    /// Whether the first of them failed when it was tried last.
+    is_failing: bool,
 }
 
 /// What a sweep has seen so far.
@@ -141,8 +146,7 @@ impl Reconciler {
             progress,
             planned: Arc::default(),
             planned_generation: 0,
-            pending: VecDeque::new(),
-            is_failing: false,
+            pending: Pending::default(),
             postponed: BTreeSet::new(),
             ejections: Ejections::default(),
             writer,
@@ -182,7 +186,8 @@ impl Reconciler {
 
     /// Plans and makes the changes that lead to `snapshot`.
     pub fn advance(&mut self, snapshot: &Snapshot) {
-        let changed = differences(&self.planned, &snapshot.desired);
+        let changed = snapshot.desired.since(&self.planned);
+        let changed = changed.map(|difference| difference.name.clone()).collect();
         self.planned = snapshot.desired.clone();
         self.planned_generation = snapshot.generation;
         self.plan(changed);
@@ -203,7 +208,7 @@ impl Reconciler {
     /// Puts a mark on a backend, or takes it off. One that is not wanted (any more) has none.
     fn mark(&mut self, marking: Marking) {
         let ops = plan::mark(&mut self.progress.assignment_mut(), marking, Instant::now());
-        self.pending.extend(ops);
+        self.pending.ops.extend(ops);
         self.apply();
         let names = self.progress.assignment().services_of(&marking.address);
         self.furnish(&names);
@@ -211,20 +216,18 @@ impl Reconciler {
     }
 
     fn is_unsettled(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.ops.is_empty()
             || !self.postponed.is_empty()
             || self.progress.assignment().is_unsettled()
     }
 
     fn settle(&mut self) {
-        let kernel = self.kernel.clone();
-        let ops = plan::settle(
+        plan::settle(
             &mut self.progress.assignment_mut(),
             Instant::now(),
-            &|id| held(&kernel, id),
-            &|id| waiting(&kernel, id),
+            &|id| held(&self.kernel, id),
+            &|id| waiting(&self.kernel, id),
         );
-        self.pending.extend(ops);
         let postponed = std::mem::take(&mut self.postponed);
         self.plan(postponed);
     }
@@ -235,12 +238,18 @@ impl Reconciler {
             .iter()
             .map(|name| (name, desired.service(name)))
             .collect();
-        let kernel = self.kernel.clone();
-        let (ops, postponed) = plan::plan(
+        let mut is_prepared = true;
+        let postponed = plan::plan(
             &mut self.progress.assignment_mut(),
             &changes,
             Instant::now(),
-            &|id| held(&kernel, id),
+            &mut |ops| {
+                is_prepared &= !ops.iter().any(Op::needs_preparation);
+                self.pending.ops.extend(ops.drain(..));
+                if is_prepared {
+                    self.pending.apply(&self.kernel);
+                }
+            },
         );
         for reason in postponed {
             if self.postponed.insert(reason.service().clone()) {
@@ -252,11 +261,10 @@ impl Reconciler {
             self.measure(true);
         }
         self.furnish(&names);
-        if ops.iter().any(Op::needs_table) {
+        if !is_prepared {
             // A strategy that comes into force finds its table there.
             self.writer.wait();
         }
-        self.pending.extend(ops);
         self.apply();
         self.elect(&names);
     }
@@ -304,25 +312,7 @@ impl Reconciler {
     }
 
     fn apply(&mut self) {
-        while let Some(op) = self.pending.front() {
-            if let Err(error) = op.apply(&*self.kernel) {
-                // Said once, not at every try.
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::error!(
-                        error,
-                        ?op,
-                        "a change could not be made; it is tried again, and others wait for it"
-                    );
-                }
-                return;
-            }
-            self.pending.pop_front();
-        }
-        if std::mem::take(&mut self.is_failing) {
-            tracing::info!("the change that could not be made is made");
-        }
-        if self.postponed.is_empty() {
+        if self.pending.apply(&self.kernel) && self.postponed.is_empty() {
             self.progress
                 .generation
                 .store(self.planned_generation, Ordering::Release);
@@ -379,6 +369,32 @@ impl Reconciler {
     }
 }
 
+impl Pending {
+    /// Makes them, up to the first that fails. Gives whether all are made.
+    fn apply(&mut self, kernel: &Kernel) -> bool {
+        while let Some(op) = self.ops.front() {
+            if let Err(error) = op.apply(kernel) {
+                // Said once, not at every try.
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(
+                        error,
+                        ?op,
+                        "a change could not be made; it is tried again, and others wait for it"
+                    );
+                }
+                return false;
+            }
+            self.ops.pop_front();
+        }
+        self.ops.shrink_to(plan::BATCH);
+        if std::mem::take(&mut self.is_failing) {
+            tracing::info!("the change that could not be made is made");
+        }
+        true
+    }
+}
+
 fn held(kernel: &Kernel, id: u32) -> u64 {
     kernel
         .memory()
@@ -389,15 +405,4 @@ fn held(kernel: &Kernel, id: u32) -> u64 {
 fn waiting(kernel: &Kernel, service: u32) -> u64 {
     let service = kernel.memory().service(service);
     service.map_or(0, |service| waiting::count(&service.waiting))
-}
-
-/// Names of the services that are not the same in both.
-fn differences(old: &DesiredState, new: &DesiredState) -> BTreeSet<ServiceName> {
-    let differences = old.services.diff(&new.services);
-    differences
-        .map(|difference| match difference {
-            DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name.clone(),
-            DiffItem::Update { new: (name, _), .. } => name.clone(),
-        })
-        .collect()
 }

@@ -11,11 +11,11 @@ use balancer_common::{
     atomic::{fetch_or, load, store, store32},
     index,
     maps::MAX_MEMBERSHIPS,
-    service::{LEAF_POSITIONS, Membership, NONE, STATE_RETIRED, Service, Tables},
+    service::{Backend, LEAF_POSITIONS, Membership, NONE, STATE_RETIRED, Service, Tables},
 };
 
-use super::{near::Circle, settings::RecordSettings};
-use crate::kernel::{Kernel, KernelError};
+use super::{assignment::Memberships, near::Circle, settings::RecordSettings};
+use crate::kernel::{Kernel, KernelError, Kind, Memory};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +26,11 @@ pub enum Op {
         generation: u32,
         address: SocketAddr,
         weight: u32,
-        granted: u32,
         state: u32,
     },
+    /// Makes use again of the record of a backend that had left its last service, and of the slots
+    /// that are taken on it.
+    ReviveBackend { id: u32, weight: u32, state: u32 },
     /// Changes what keeps a backend from being chosen.
     SetState { id: u32, state: u32 },
     /// Changes how many slots may be handed out.
@@ -41,10 +43,13 @@ pub enum Op {
     InitService {
         id: u32,
         generation: u32,
-        settings: RecordSettings,
+        settings: Box<RecordSettings>,
     },
     /// Changes a service's settings.
-    SetSettings { id: u32, settings: RecordSettings },
+    SetSettings {
+        id: u32,
+        settings: Box<RecordSettings>,
+    },
     /// Gives a service 64 more positions, for backends of one circle.
     AddLeaf {
         service: u32,
@@ -63,14 +68,14 @@ pub enum Op {
         service: u32,
         position: u32,
         backend: u32,
-        memberships: Vec<Membership>,
+        memberships: Memberships,
     },
     /// Takes a backend from a position; `memberships` are those that are left.
     RemoveMember {
         service: u32,
         position: u32,
         backend: u32,
-        memberships: Vec<Membership>,
+        memberships: Memberships,
     },
     /// Lets a frontend lead to a service.
     PutFrontend {
@@ -92,6 +97,8 @@ pub trait Target {
     type Tables: Tables;
     /// Those records.
     fn tables(&self) -> &Self::Tables;
+    /// See [`Memory::make_room`].
+    fn make_room(&self, kind: Kind, id: u32) -> Result<(), KernelError>;
     /// See [`Kernel::put_frontend`].
     fn put_frontend(&self, frontend: FrontendKey, leads_to: LeadsTo) -> Result<(), KernelError>;
     /// See [`Kernel::remove_frontend`].
@@ -101,10 +108,14 @@ pub trait Target {
 }
 
 impl Target for Kernel {
-    type Tables = crate::kernel::Memory;
+    type Tables = Memory;
 
     fn tables(&self) -> &Self::Tables {
         self.memory()
+    }
+
+    fn make_room(&self, kind: Kind, id: u32) -> Result<(), KernelError> {
+        self.memory().make_room(kind, id)
     }
 
     fn put_frontend(&self, frontend: FrontendKey, leads_to: LeadsTo) -> Result<(), KernelError> {
@@ -121,11 +132,12 @@ impl Target for Kernel {
 }
 
 impl Op {
-    /// Whether the change puts a strategy in force that goes by a table.
-    pub(super) fn needs_table(&self) -> bool {
+    /// Whether the change puts a strategy in force that goes by a table, or by response times: what
+    /// it goes by has to be there first.
+    pub(super) fn needs_preparation(&self) -> bool {
         match self {
             Self::InitService { settings, .. } | Self::SetSettings { settings, .. } => {
-                settings.needs_table()
+                settings.needs_table() || settings.is_measured()
             }
             _ => false,
         }
@@ -143,12 +155,17 @@ impl Op {
                 generation,
                 address,
                 weight,
-                granted,
                 state,
             } => {
-                init_backend(tables, *id, *generation, *address, *weight, *granted);
+                target.make_room(Kind::Backend, *id)?;
                 if let Some(backend) = tables.backend(*id) {
-                    store32(&backend.state, *state);
+                    init_backend(backend, *generation, *address);
+                    begin_anew(backend, *weight, *state);
+                }
+            }
+            Self::ReviveBackend { id, weight, state } => {
+                if let Some(backend) = tables.backend(*id) {
+                    begin_anew(backend, *weight, *state);
                 }
             }
             Self::SetState { id, state } => {
@@ -180,6 +197,7 @@ impl Op {
                 generation,
                 settings,
             } => {
+                target.make_room(Kind::Service, *id)?;
                 target.reset_counters(*id)?;
                 if let Some(service) = tables.service(*id) {
                     init_service(service, *generation);
@@ -196,7 +214,10 @@ impl Op {
                 number,
                 leaf,
                 circle,
-            } => add_leaf(tables, *service, *number, *leaf, *circle),
+            } => {
+                target.make_room(Kind::Leaf, *leaf)?;
+                add_leaf(tables, *service, *number, *leaf, *circle);
+            }
             Self::SetSize {
                 service,
                 backends,
@@ -253,41 +274,43 @@ impl Op {
     }
 }
 
-fn init_backend<T: Tables>(
-    tables: &T,
-    id: u32,
-    generation: u32,
-    address: SocketAddr,
-    weight: u32,
-    granted: u32,
-) {
-    let Some(backend) = tables.backend(id) else {
-        return;
-    };
+fn init_backend(backend: &Backend, generation: u32, address: SocketAddr) {
     let words = Address::from(address.ip()).0;
     for (cell, word) in backend.address.iter().zip(words) {
         store32(cell, word);
     }
     store32(&backend.port, u32::from(Port::from(address.port()).0));
-    store32(&backend.weight, weight);
-    store32(&backend.failures, 0);
+    for word in [
+        &backend.awaiting,
+        &backend.awaiting_since_ns,
+        &backend.steered,
+    ] {
+        store(word, 0);
+    }
+    // The slot word is not touched: it is 0, or the id would not be free.
+    store32(&backend.generation, generation);
+}
+
+/// What was thought of an earlier backend is forgotten; what its connections count stays. Nothing
+/// is granted yet, and nothing refers to the record.
+fn begin_anew(backend: &Backend, weight: u32, state: u32) {
     for word in [
         &backend.ejected_until_ns,
         &backend.warm_at_ns,
         &backend.cold_at_ns,
         &backend.failing_since_ns,
-        &backend.awaiting,
-        &backend.awaiting_since_ns,
         &backend.response_time_ns,
         &backend.response_time_at_ns,
-        &backend.steered,
-    ] {
+    ]
+    .into_iter()
+    .chain(&backend.memberships)
+    {
         store(word, 0);
     }
-    set_memberships(tables, id, &[]);
-    // The slot word is not touched: it is 0, or the id would not be free.
-    store32(&backend.generation, generation);
-    store32(&backend.granted, granted);
+    store32(&backend.failures, 0);
+    store32(&backend.granted, 0);
+    store32(&backend.weight, weight);
+    store32(&backend.state, state);
 }
 
 fn init_service(service: &Service, generation: u32) {

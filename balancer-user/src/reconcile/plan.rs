@@ -14,8 +14,9 @@ use std::{
 };
 
 use super::{
-    assignment::{AssignedBackend, AssignedService, Assignment, Retired},
+    assignment::{AssignedBackend, AssignedService, Assignment, Memberships, Retired, UNLIMITED},
     ids::GRACE,
+    limits::Limits,
     marks::Marking,
     op::Op,
     settings::RecordSettings,
@@ -60,18 +61,21 @@ impl Postponed {
     }
 }
 
-/// Plans changes of services. `held` tells how many slots are taken on a
-/// backend id.
+/// Operations that are given out together, at least: those of a whole cluster would take as much
+/// memory as all that is known of it.
+pub const BATCH: usize = 4_096;
+
+/// Plans changes of services. `take` gets the operations, in order and in batches; it may make them
+/// at once.
 pub fn plan(
     assignment: &mut Assignment,
     changes: &[Change<'_>],
     now: Instant,
-    held: &impl Fn(u32) -> u64,
-) -> (Vec<Op>, Vec<Postponed>) {
+    take: &mut impl FnMut(&mut Vec<Op>),
+) -> Vec<Postponed> {
     let mut planner = Planner {
         assignment,
         now,
-        held,
         ops: Vec::new(),
         postponed: Vec::new(),
         fresh: BTreeSet::new(),
@@ -79,6 +83,7 @@ pub fn plan(
     for (name, service) in changes {
         if let Some(service) = service {
             planner.note_limits(name, service);
+            planner.hand_out(BATCH, take);
         }
     }
     // Only now: a limit that one service raises may be lowered by the next.
@@ -91,10 +96,12 @@ pub fn plan(
     for (name, service) in changes {
         if let Some(service) = service {
             planner.add(name, service);
+            planner.hand_out(BATCH, take);
         }
     }
     for (name, service) in changes {
         planner.remove(name, *service);
+        planner.hand_out(BATCH, take);
     }
     for (name, service) in changes {
         if let Some(service) = service {
@@ -112,7 +119,8 @@ pub fn plan(
         }
     }
     planner.grant(touched.into_iter());
-    (planner.ops, planner.postponed)
+    planner.hand_out(0, take);
+    planner.postponed
 }
 
 /// Puts a mark on a backend, or takes it off. One that can be used again is ready from now on, and
@@ -128,7 +136,7 @@ pub fn mark(assignment: &mut Assignment, marking: Marking, now: Instant) -> Vec<
     let mut ops = Vec::new();
     if before != 0 && state == 0 {
         backend.ready_since = now;
-        let services = backend.limits.keys();
+        let services = backend.limits.services();
         let times = services.filter_map(|name| Some(assignment.services.get(name)?.slow_start));
         let over = times.max().unwrap_or_default();
         if !over.is_zero() {
@@ -151,53 +159,47 @@ fn settle_services(assignment: &mut Assignment, now: Instant, waiting: &impl Fn(
     }
 }
 
-/// Frees the ids of retired backends whose slots are all back, and grants those
-/// slots to their successors.
+/// Frees the ids of retired backends whose slots are all back, and of retired services. `held` tells
+/// how many slots of a backend's id are taken, `waiting` how many wait for a service's.
 pub fn settle(
     assignment: &mut Assignment,
     now: Instant,
     held: &impl Fn(u32) -> u64,
     waiting: &impl Fn(u32) -> u64,
-) -> Vec<Op> {
+) {
     settle_services(assignment, now, waiting);
-    let addresses: Vec<_> = assignment.retired.keys().copied().collect();
-    let mut free = Vec::new();
-    assignment.retired.retain(|_, all| {
-        all.retain(|retired| {
-            let done = now.duration_since(retired.since) >= GRACE && held(retired.id) == 0;
-            if done {
-                free.push(retired.id);
-            }
-            !done
-        });
-        !all.is_empty()
+    let Assignment {
+        retired,
+        backend_ids,
+        ..
+    } = assignment;
+    retired.retain(|_, retired| {
+        let done = now.duration_since(retired.since) >= GRACE && held(retired.id) == 0;
+        if done {
+            backend_ids.free(retired.id, now);
+        }
+        !done
     });
-    for id in free {
-        assignment.backend_ids.free(id, now);
-    }
-    let mut planner = Planner {
-        assignment,
-        now,
-        held,
-        ops: Vec::new(),
-        postponed: Vec::new(),
-        fresh: BTreeSet::new(),
-    };
-    planner.grant(addresses.into_iter());
-    planner.ops
 }
 
-struct Planner<'a, H> {
+struct Planner<'a> {
     assignment: &'a mut Assignment,
     now: Instant,
-    held: &'a H,
     ops: Vec<Op>,
     postponed: Vec<Postponed>,
     /// Services that this plan makes: all their backends are new, and none has to warm up.
     fresh: BTreeSet<u32>,
 }
 
-impl<H: Fn(u32) -> u64> Planner<'_, H> {
+impl Planner<'_> {
+    /// Gives the operations out if there are at least so many.
+    fn hand_out(&mut self, least: usize, take: &mut impl FnMut(&mut Vec<Op>)) {
+        if self.ops.len() >= least {
+            take(&mut self.ops);
+            self.ops.clear();
+        }
+    }
+
     /// Makes a record for every new backend, with the limits of all services
     /// that change, and tightens the limits of known ones.
     fn note_limits(&mut self, name: &ServiceName, service: &Service) {
@@ -205,46 +207,58 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
         for backend in &service.backends {
             match self.assignment.backends.get_mut(&backend.address) {
                 Some(assigned) => {
-                    assigned.limits.insert(name.clone(), limit);
+                    assigned.limits.put(name, limit);
                 }
                 None => self.init_backend(name, backend, limit),
             }
         }
     }
 
+    /// Makes a record for a backend. One that has not been gone for long, or whose connections are
+    /// still there, gets the record that it had: whatever they hold of it still counts.
     fn init_backend(&mut self, name: &ServiceName, backend: &model::Backend, limit: u32) {
-        let Some(id) = self.assignment.backend_ids.take(self.now) else {
-            self.postponed
-                .push(Postponed::BackendIds(name.clone(), backend.address));
-            return;
+        let address = backend.address;
+        let state = self.assignment.marks.state(&address);
+        let id = if let Some(retired) = self.assignment.retired.remove(&address) {
+            let (id, weight) = (retired.id, backend.weight);
+            self.ops.push(Op::ReviveBackend { id, weight, state });
+            id
+        } else {
+            let Some(id) = self.assignment.backend_ids.take(self.now) else {
+                self.postponed
+                    .push(Postponed::BackendIds(name.clone(), address));
+                return;
+            };
+            self.assignment.last_generation += 1;
+            self.ops.push(Op::InitBackend {
+                id,
+                generation: self.assignment.last_generation,
+                address,
+                weight: backend.weight,
+                state,
+            });
+            id
         };
-        self.assignment.last_generation += 1;
-        let assigned = AssignedBackend {
+        let mut assigned = Box::new(AssignedBackend {
             id,
             granted: 0,
             weight: backend.weight,
             ready_since: self.now,
-            limits: BTreeMap::from([(name.clone(), limit)]),
-            memberships: Vec::new(),
-        };
-        self.assignment.backends.insert(backend.address, assigned);
-        self.ops.push(Op::InitBackend {
-            id,
-            generation: self.assignment.last_generation,
-            address: backend.address,
-            weight: backend.weight,
-            granted: 0,
-            state: self.assignment.marks.state(&backend.address),
+            limits: Limits::default(),
+            memberships: Memberships::new(),
         });
+        assigned.limits.put(name, limit);
+        self.assignment.backends.insert(address, assigned);
     }
 
     /// Brings `granted` of these backends up to date.
     fn grant(&mut self, addresses: impl Iterator<Item = SocketAddr>) {
         for address in addresses {
-            let granted = self.assignment.granted(&address, self.now, self.held);
-            if let Some(assigned) = self.assignment.backends.get_mut(&address)
-                && assigned.granted != granted
-            {
+            let Some(assigned) = self.assignment.backends.get_mut(&address) else {
+                continue;
+            };
+            let granted = assigned.limits.tightest().unwrap_or(UNLIMITED);
+            if assigned.granted != granted {
                 assigned.granted = granted;
                 self.ops.push(Op::SetGranted {
                     id: assigned.id,
@@ -261,7 +275,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
         if let Some(assigned) = self.assignment.services.get_mut(name) {
             if assigned.settings != settings {
                 assigned.settings = settings;
-                let id = assigned.id;
+                let (id, settings) = (assigned.id, Box::new(settings));
                 self.ops.push(Op::SetSettings { id, settings });
             }
         } else {
@@ -271,14 +285,14 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             };
             self.assignment
                 .services
-                .insert(name.clone(), AssignedService::new(id, settings));
+                .insert(name.clone(), AssignedService::new(id, settings).into());
             self.assignment.names.insert(id, name.clone());
             self.fresh.insert(id);
             self.assignment.last_generation += 1;
             self.ops.push(Op::InitService {
                 id,
                 generation: self.assignment.last_generation,
-                settings,
+                settings: Box::new(settings),
             });
         }
         self.add_members(name, service);
@@ -383,11 +397,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
                 id: backend.id,
                 since: self.now,
             };
-            self.assignment
-                .retired
-                .entry(address)
-                .or_default()
-                .push(retired);
+            self.assignment.retired.insert(address, retired);
         }
     }
 

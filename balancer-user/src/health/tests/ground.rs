@@ -53,10 +53,16 @@ impl Ground {
 
     /// One that runs already: whatever is put in force is a change.
     pub(super) async fn running(config: ProbeConfig, limits: PoolLimits) -> Self {
-        let backend = "192.0.2.1:1".parse().unwrap();
-        let services = vec![service("first", Probe::None, &[backend])];
+        let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = first.local_addr().unwrap();
+        let services = vec![service("first", Probe::Tcp, &[address])];
         let mut ground = Self::with(services, config, limits);
-        ground.expect(backend, Health::Healthy).await;
+        ground.expect(address, Health::Healthy).await;
+        ground.put(Vec::new());
+        until("it forgotten", || {
+            ground.handle.health_of(address).is_none()
+        })
+        .await;
         ground
     }
 
@@ -67,10 +73,20 @@ impl Ground {
 
     /// Waits for the next observation, which is this one.
     pub(super) async fn expect(&mut self, address: SocketAddr, health: Health) {
-        let next = timeout(PATIENCE, self.observations.recv()).await;
-        assert_eq!(next, Ok(Some(Observation { address, health })));
+        self.expect_told(address, Some(health)).await;
         let report = self.handle.health_of(address).unwrap();
         assert_eq!(report.health, Some(health));
+    }
+
+    /// Waits for the next observation: a backend that was unhealthy is not probed any more.
+    pub(super) async fn expect_forgotten(&mut self, address: SocketAddr) {
+        self.expect_told(address, None).await;
+        assert_eq!(self.handle.health_of(address), None);
+    }
+
+    async fn expect_told(&mut self, address: SocketAddr, health: Option<Health>) {
+        let next = timeout(PATIENCE, self.observations.recv()).await;
+        assert_eq!(next, Ok(Some(Observation { address, health })));
     }
 
     /// Waits for as many observations, which are these in some order.
@@ -81,7 +97,8 @@ impl Ground {
             let Ok(Some(Observation { address, health })) = next else {
                 panic!("none of {left:?}: {next:?}");
             };
-            let found = left.iter().position(|it| *it == (address, health));
+            let is_this = |it: &(SocketAddr, Health)| it.0 == address && Some(it.1) == health;
+            let found = left.iter().position(is_this);
             left.remove(found.unwrap_or_else(|| panic!("{address} {health:?}, not {left:?}")));
         }
     }

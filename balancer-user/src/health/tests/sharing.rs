@@ -74,8 +74,7 @@ async fn a_removed_backend_is_forgotten_and_probed_no_more() {
         ])
         .await;
     ground.put(alone);
-    let is_gone = || ground.handle.health_of(leaving.address).is_none();
-    until("it forgotten", is_gone).await;
+    ground.expect_forgotten(leaving.address).await;
     let (left, stayed) = (leaving.requests(), staying.requests());
     until("ten more probes of the other", || {
         staying.requests() >= stayed + 10

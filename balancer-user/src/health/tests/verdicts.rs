@@ -159,15 +159,10 @@ async fn ipv6_backends_are_probed_too() {
 async fn what_is_not_probed_is_healthy_and_left_alone() {
     let server = Server::start(Manner::Answer(500)).await;
     let address = server.address;
-    let mut ground = Ground::start(vec![service("a", Probe::None, &[address])]);
-    ground.expect(address, Health::Healthy).await;
-
-    ground.put(vec![service("a", HTTP, &[address])]);
+    let mut ground = Ground::start(vec![service("a", HTTP, &[address])]);
     ground.expect(address, Health::Unhealthy).await;
     ground.put(vec![service("a", Probe::None, &[address])]);
-    ground.expect(address, Health::Healthy).await;
-    let report = ground.handle.health_of(address).unwrap();
-    assert_eq!((report.last, report.consecutive_failures), (None, 0));
+    ground.expect_forgotten(address).await;
     until("no connection kept", || ground.figures.pool().size == 0).await;
 
     // No more probes come, while another backend gets ten. One may just have been on its way.
@@ -189,7 +184,9 @@ async fn nothing_is_probed_if_probes_are_switched_off() {
     };
     let services = vec![service("a", HTTP, &[server.address])];
     let mut ground = Ground::with(services, config, PoolLimits::default());
-    ground.expect(server.address, Health::Healthy).await;
+    // Long enough for three probes and more.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    ground.expect_no_more();
     assert_eq!(ground.figures.failures() + ground.figures.successes(), 0);
     assert_eq!(server.connections(), 0);
 }
