@@ -17,7 +17,11 @@ use balancer_common::{
 use smallvec::SmallVec;
 
 use super::{
-    ids::Pool, limits::Limits, marks::Marks, near::Here, positions::Positions,
+    ids::{GRACE, Pool},
+    limits::Limits,
+    marks::Marks,
+    near::Here,
+    positions::Positions,
     settings::RecordSettings,
 };
 use crate::model::{ServiceName, Strategy};
@@ -35,7 +39,7 @@ pub struct Assignment {
     pub(super) names: HashMap<u32, ServiceName>,
     pub(super) backends: BTreeMap<SocketAddr, Box<AssignedBackend>>,
     /// Backends that left their last service, by the address they had.
-    pub(super) retired: BTreeMap<SocketAddr, Retired>,
+    pub(super) retired: BTreeMap<SocketAddr, Vec<Retired>>,
     /// Services that are gone, but for which connections may be waiting still.
     pub(super) retired_services: Vec<Retired>,
     /// Which service each frontend leads to.
@@ -173,7 +177,9 @@ impl Assignment {
 
     /// Backends that are on their way out.
     pub fn retired(&self) -> impl Iterator<Item = (&SocketAddr, &Retired)> {
-        self.retired.iter()
+        self.retired
+            .iter()
+            .flat_map(|(address, all)| all.iter().map(move |one| (address, one)))
     }
 
     /// Names of the services that a backend belongs to.
@@ -217,6 +223,33 @@ impl Assignment {
             marks, backends, ..
         } = self;
         marks.keep(|address| backends.contains_key(address));
+    }
+
+    /// Takes back the last backend at this address that was retired, unless so long ago that no
+    /// program can still be about to take a slot on it.
+    pub(super) fn revive(&mut self, address: &SocketAddr, now: Instant) -> Option<Retired> {
+        let all = self.retired.get_mut(address)?;
+        let last = all.pop_if(|last| now.duration_since(last.since) < GRACE);
+        if all.is_empty() {
+            self.retired.remove(address);
+        }
+        last
+    }
+
+    /// Slots that the backend at `address` may hand out: its limit, less what
+    /// connections to an earlier backend at the same address still hold. The
+    /// pod behind the address may be the same, and must not see more than its
+    /// limit.
+    pub(super) fn granted(&self, address: &SocketAddr, held: &impl Fn(u32) -> u64) -> u32 {
+        let Some(backend) = self.backends.get(address) else {
+            return 0;
+        };
+        let Some(limit) = backend.limits.tightest() else {
+            return UNLIMITED;
+        };
+        let retired = self.retired.get(address).into_iter().flatten();
+        let still_held: u64 = retired.map(|retired| held(retired.id)).sum();
+        u32::try_from(u64::from(limit).saturating_sub(still_held)).unwrap_or(limit)
     }
 }
 

@@ -222,12 +222,13 @@ impl Reconciler {
     }
 
     fn settle(&mut self) {
-        plan::settle(
+        let ops = plan::settle(
             &mut self.progress.assignment_mut(),
             Instant::now(),
             &|id| held(&self.kernel, id),
             &|id| waiting(&self.kernel, id),
         );
+        self.pending.ops.extend(ops);
         let postponed = std::mem::take(&mut self.postponed);
         self.plan(postponed);
     }
@@ -243,6 +244,7 @@ impl Reconciler {
             &mut self.progress.assignment_mut(),
             &changes,
             Instant::now(),
+            &|id| held(&self.kernel, id),
             &mut |ops| {
                 is_prepared &= !ops.iter().any(Op::needs_preparation);
                 self.pending.ops.extend(ops.drain(..));

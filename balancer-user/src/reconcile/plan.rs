@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    assignment::{AssignedBackend, AssignedService, Assignment, Memberships, Retired, UNLIMITED},
+    assignment::{AssignedBackend, AssignedService, Assignment, Memberships, Retired},
     ids::GRACE,
     limits::Limits,
     marks::Marking,
@@ -65,17 +65,20 @@ impl Postponed {
 /// memory as all that is known of it.
 pub const BATCH: usize = 4_096;
 
-/// Plans changes of services. `take` gets the operations, in order and in batches; it may make them
+/// Plans changes of services. `held` tells how many slots are taken on a
+/// backend id. `take` gets the operations, in order and in batches; it may make them
 /// at once.
 pub fn plan(
     assignment: &mut Assignment,
     changes: &[Change<'_>],
     now: Instant,
+    held: &impl Fn(u32) -> u64,
     take: &mut impl FnMut(&mut Vec<Op>),
 ) -> Vec<Postponed> {
     let mut planner = Planner {
         assignment,
         now,
+        held,
         ops: Vec::new(),
         postponed: Vec::new(),
         fresh: BTreeSet::new(),
@@ -159,39 +162,54 @@ fn settle_services(assignment: &mut Assignment, now: Instant, waiting: &impl Fn(
     }
 }
 
-/// Frees the ids of retired backends whose slots are all back, and of retired services. `held` tells
-/// how many slots of a backend's id are taken, `waiting` how many wait for a service's.
+/// Frees the ids of retired backends whose slots are all back, and of retired services; grants those
+/// slots to their successors. `waiting` tells how many wait for a slot of a service's id.
 pub fn settle(
     assignment: &mut Assignment,
     now: Instant,
     held: &impl Fn(u32) -> u64,
     waiting: &impl Fn(u32) -> u64,
-) {
+) -> Vec<Op> {
     settle_services(assignment, now, waiting);
+    let addresses: Vec<_> = assignment.retired.keys().copied().collect();
     let Assignment {
         retired,
         backend_ids,
         ..
-    } = assignment;
-    retired.retain(|_, retired| {
-        let done = now.duration_since(retired.since) >= GRACE && held(retired.id) == 0;
-        if done {
-            backend_ids.free(retired.id, now);
-        }
-        !done
+    } = &mut *assignment;
+    retired.retain(|_, all| {
+        all.retain(|retired| {
+            let done = now.duration_since(retired.since) >= GRACE && held(retired.id) == 0;
+            if done {
+                backend_ids.free(retired.id, now);
+            }
+            !done
+        });
+        !all.is_empty()
     });
+    let mut planner = Planner {
+        assignment,
+        now,
+        held,
+        ops: Vec::new(),
+        postponed: Vec::new(),
+        fresh: BTreeSet::new(),
+    };
+    planner.grant(addresses.into_iter());
+    planner.ops
 }
 
-struct Planner<'a> {
+struct Planner<'a, H> {
     assignment: &'a mut Assignment,
     now: Instant,
+    held: &'a H,
     ops: Vec<Op>,
     postponed: Vec<Postponed>,
     /// Services that this plan makes: all their backends are new, and none has to warm up.
     fresh: BTreeSet<u32>,
 }
 
-impl Planner<'_> {
+impl<H: Fn(u32) -> u64> Planner<'_, H> {
     /// Gives the operations out if there are at least so many.
     fn hand_out(&mut self, least: usize, take: &mut impl FnMut(&mut Vec<Op>)) {
         if self.ops.len() >= least {
@@ -214,12 +232,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Makes a record for a backend. One that has not been gone for long, or whose connections are
-    /// still there, gets the record that it had: whatever they hold of it still counts.
+    /// Makes a record for a backend. One that has hardly been gone gets the record that it had, and
+    /// may serve at once: whoever still takes a slot there counts.
     fn init_backend(&mut self, name: &ServiceName, backend: &model::Backend, limit: u32) {
         let address = backend.address;
         let state = self.assignment.marks.state(&address);
-        let id = if let Some(retired) = self.assignment.retired.remove(&address) {
+        let id = if let Some(retired) = self.assignment.revive(&address, self.now) {
             let (id, weight) = (retired.id, backend.weight);
             self.ops.push(Op::ReviveBackend { id, weight, state });
             id
@@ -254,11 +272,10 @@ impl Planner<'_> {
     /// Brings `granted` of these backends up to date.
     fn grant(&mut self, addresses: impl Iterator<Item = SocketAddr>) {
         for address in addresses {
-            let Some(assigned) = self.assignment.backends.get_mut(&address) else {
-                continue;
-            };
-            let granted = assigned.limits.tightest().unwrap_or(UNLIMITED);
-            if assigned.granted != granted {
+            let granted = self.assignment.granted(&address, self.held);
+            if let Some(assigned) = self.assignment.backends.get_mut(&address)
+                && assigned.granted != granted
+            {
                 assigned.granted = granted;
                 self.ops.push(Op::SetGranted {
                     id: assigned.id,
@@ -397,7 +414,11 @@ impl Planner<'_> {
                 id: backend.id,
                 since: self.now,
             };
-            self.assignment.retired.insert(address, retired);
+            self.assignment
+                .retired
+                .entry(address)
+                .or_default()
+                .push(retired);
         }
     }
 

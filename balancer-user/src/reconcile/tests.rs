@@ -110,7 +110,8 @@ impl Ground {
             .collect();
         let mut ops = Vec::new();
         let mut take = |batch: &mut Vec<Op>| ops.append(batch);
-        let postponed = plan(&mut self.assignment, &changes, self.now, &mut take);
+        let held = self.held();
+        let postponed = plan(&mut self.assignment, &changes, self.now, &held, &mut take);
         let stable = frontends_with_backends(&old);
         let stable: Vec<_> = frontends_with_backends(&self.desired)
             .into_iter()
@@ -130,7 +131,9 @@ impl Ground {
     fn pass(&mut self, time: Duration) {
         self.now += time;
         let held = self.held();
-        settle(&mut self.assignment, self.now, &held, &|_| 0);
+        for op in settle(&mut self.assignment, self.now, &held, &|_| 0) {
+            op.apply(self).unwrap();
+        }
     }
 
     fn assert_leads_somewhere(&self, frontend: &SocketAddr) {
@@ -180,7 +183,12 @@ impl Ground {
             self.desired.backend_addresses()
         );
         for (address, limit) in self.desired.backend_limits() {
-            let expected = if limit == 0 { UNLIMITED } else { limit };
+            let retired = self.assignment.retired.get(&address).into_iter().flatten();
+            let held: u64 = retired.map(|retired| self.inflight(retired.id)).sum();
+            let expected = match limit {
+                0 => UNLIMITED,
+                limit => u64::from(limit).saturating_sub(held) as u32,
+            };
             let id = self.assignment.backends[&address].id;
             let backend = self.tables.backend(id).unwrap();
             assert_eq!(load32(&backend.granted), expected, "granted of {address}");
@@ -356,25 +364,45 @@ proptest! {
 }
 
 #[test]
-fn a_backend_that_returns_counts_what_its_connections_still_hold() {
-    for wait in [Duration::ZERO, GRACE] {
-        let mut ground = Ground::new();
-        let with = state([service("s", &[1], 3, [1])]);
-        ground.advance(with.clone());
-        let held = [(); 2].map(|()| ground.take("s").unwrap().backend);
-        ground.advance(state([service("s", &[1], 3, [])]));
-        ground.pass(wait);
-        assert!(ground.take("s").is_none(), "nobody is left to serve");
-        ground.advance(with);
-        ground.assert_exact();
+fn a_re_added_backend_inherits_no_count_and_stays_within_its_limit() {
+    let mut ground = Ground::new();
+    let with = state([service("s", &[1], 3, [1])]);
+    ground.advance(with.clone());
+    let [old, also_old] = [(); 2].map(|()| ground.take("s").unwrap().backend);
+    assert_eq!(old, also_old);
+    ground.advance(state([service("s", &[1], 3, [])]));
+    ground.pass(GRACE);
+    ground.advance(with);
+    ground.assert_exact();
 
-        assert_eq!(ground.take("s").map(|taken| taken.backend), Some(held[0]));
-        assert_eq!(ground.inflight(held[0]), 3);
-        assert!(ground.take("s").is_none(), "the pod would see four");
-        select::give_back(&ground.tables, held[1], Side::Kernel).unwrap();
-        assert!(ground.take("s").is_some());
-        assert!(ground.take("s").is_none());
-    }
+    let new = ground
+        .take("s")
+        .expect("one of three slots is not held by the earlier backend")
+        .backend;
+    assert_ne!(new, old);
+    assert_eq!((ground.inflight(new), ground.inflight(old)), (1, 2));
+    assert!(ground.take("s").is_none(), "the pod would see four");
+
+    select::give_back(&ground.tables, old, Side::Kernel).unwrap();
+    ground.pass(Duration::ZERO);
+    assert!(ground.take("s").is_some());
+    assert!(ground.take("s").is_none());
+}
+
+#[test]
+fn right_after_removal_the_backend_goes_on_with_its_count() {
+    let mut ground = Ground::new();
+    let with = state([service("s", &[1], 2, [1])]);
+    ground.advance(with.clone());
+    let held = ground.take("s").unwrap().backend;
+    ground.advance(state([service("s", &[1], 2, [])]));
+    assert!(ground.take("s").is_none(), "nobody is left to serve");
+    ground.advance(with);
+    ground.assert_exact();
+    assert_eq!(ground.take("s").map(|taken| taken.backend), Some(held));
+    assert!(ground.take("s").is_none(), "the pod would see three");
+    select::give_back(&ground.tables, held, Side::Kernel).unwrap();
+    assert!(ground.take("s").is_some());
 }
 
 #[test]
@@ -482,7 +510,14 @@ fn limits_that_services_swap_are_never_both_raised() {
         .collect();
     let mut ops = Vec::new();
     let mut take = |batch: &mut Vec<Op>| ops.append(batch);
-    plan(&mut ground.assignment, &changes, ground.now, &mut take);
+    let held = ground.held();
+    plan(
+        &mut ground.assignment,
+        &changes,
+        ground.now,
+        &held,
+        &mut take,
+    );
     for op in &ops {
         op.apply(&ground).unwrap();
         assert_eq!(

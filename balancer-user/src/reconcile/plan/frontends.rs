@@ -14,7 +14,7 @@ use crate::{
     reconcile::op::Op,
 };
 
-impl Planner<'_> {
+impl<H: Fn(u32) -> u64> Planner<'_, H> {
     /// Points the service's frontends to it, and its backends' own addresses if it says so.
     pub(super) fn add_frontends(&mut self, name: &ServiceName, service: &Service) {
         let Some(assigned) = self.assignment.services.get_mut(name) else {

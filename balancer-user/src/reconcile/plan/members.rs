@@ -13,7 +13,7 @@ use crate::{
     reconcile::{near::Circle, op::Op},
 };
 
-impl Planner<'_> {
+impl<H: Fn(u32) -> u64> Planner<'_, H> {
     /// Adds the members that are missing, as far as there is room.
     pub(super) fn add_members(&mut self, name: &ServiceName, service: &Service) {
         let missing: Vec<_> = match self.assignment.services.get(name) {
