@@ -90,12 +90,11 @@ pub fn plan(
         }
     }
     // Only now: a limit that one service raises may be lowered by the next.
-    let touched: BTreeSet<_> = changes
-        .iter()
-        .flat_map(|(_, service)| service.iter().flat_map(|s| &s.backends))
-        .map(|backend| backend.address)
-        .collect();
-    planner.grant(touched.iter().copied());
+    let services = || changes.iter().filter_map(|(_, service)| *service);
+    for service in services() {
+        planner.grant(service.backends.iter().map(|backend| backend.address));
+        planner.hand_out(BATCH, take);
+    }
     for (name, service) in changes {
         if let Some(service) = service {
             planner.add(name, service);
@@ -121,7 +120,9 @@ pub fn plan(
             planner.forget_absent(name, service);
         }
     }
-    planner.grant(touched.into_iter());
+    for service in services() {
+        planner.grant(service.backends.iter().map(|backend| backend.address));
+    }
     planner.hand_out(0, take);
     planner.postponed
 }
