@@ -28,17 +28,39 @@ const SOON: Duration = Duration::from_millis(200);
 
 /// Says which pods bypass the balancer. Copies speak for the same [`Bypass`].
 #[derive(Clone, Debug)]
-pub struct BypassingPods(watch::Sender<BTreeSet<String>>);
+pub struct BypassingPods {
+    said: watch::Sender<Pods>,
+    looked: watch::Receiver<u64>,
+}
+
+/// The pods that bypass the balancer, by the UIDs that their cgroups are named after.
+#[derive(Clone, Debug, Default)]
+struct Pods {
+    uids: BTreeSet<String>,
+    /// Counts changes.
+    number: u64,
+}
 
 impl BypassingPods {
     /// These pods of this node bypass the balancer from now on, and no others: by the UIDs that
     /// their cgroups are named after.
     pub fn set_pods(&self, uids: BTreeSet<String>) {
-        self.0.send_if_modified(|current| {
-            let is_new = *current != uids;
-            *current = uids;
+        self.said.send_if_modified(|current| {
+            let is_new = current.uids != uids;
+            if is_new {
+                current.uids = uids;
+                current.number += 1;
+            }
             is_new
         });
+    }
+
+    /// Waits until the programs have been told of the pods that were set last, as far as their
+    /// cgroups are there.
+    pub async fn settled(&mut self) {
+        let number = self.said.borrow().number;
+        // Fails when nobody looks any more: the agent ends.
+        let _ = self.looked.wait_for(|looked| *looked >= number).await;
     }
 }
 
@@ -50,7 +72,9 @@ pub struct Bypass {
     pods_path: Option<PathBuf>,
     /// As configured, absolute.
     cgroups: Vec<PathBuf>,
-    pods: watch::Receiver<BTreeSet<String>>,
+    pods: watch::Receiver<Pods>,
+    /// The number of the pods that were looked for last.
+    looked: watch::Sender<u64>,
     handle: BypassingPods,
     found: Found,
     said: Said,
@@ -81,7 +105,8 @@ impl Bypass {
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Self {
         let root = find_unified().unwrap_or_else(|_| kernel.cgroup_path().to_owned());
-        let (sender, pods) = watch::channel(BTreeSet::new());
+        let (said, pods) = watch::channel(Pods::default());
+        let (looked, looks) = watch::channel(0);
         let mut bypass = Self {
             kernel,
             snapshots,
@@ -93,7 +118,11 @@ impl Bypass {
                 .map(|it| root.join(it))
                 .collect(),
             pods,
-            handle: BypassingPods(sender),
+            looked,
+            handle: BypassingPods {
+                said,
+                looked: looks,
+            },
             found: Found::default(),
             said: Said::default(),
         };
@@ -125,7 +154,7 @@ impl Bypass {
         let needs_pods = self.needs_pods();
         self.find_pods(needs_pods);
         self.complain_of_pods(needs_pods);
-        let uids = self.pods.borrow_and_update().clone();
+        let Pods { uids, number } = self.pods.borrow_and_update().clone();
         let of_pods: BTreeSet<_> = self
             .found
             .pods
@@ -136,6 +165,7 @@ impl Bypass {
         let mut wanted = self.configured();
         wanted.extend(of_pods);
         self.tell(wanted);
+        self.looked.send_replace(number);
         is_complete
     }
 
@@ -146,7 +176,7 @@ impl Bypass {
             let mut services = snapshot.desired.services.values();
             services.any(|service| service.intercept.value == Intercept::Pods)
         };
-        self.found.pods.is_some() || !self.pods.borrow().is_empty() || intercepts()
+        self.found.pods.is_some() || !self.pods.borrow().uids.is_empty() || intercepts()
     }
 
     /// Finds the pods' cgroup, or notices that it is gone; searches for it only if asked to.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod descriptors;
 pub mod failover;
 pub mod health;
+pub mod heap;
 pub mod heartbeat;
 pub mod journal;
 pub mod kernel;

@@ -4,7 +4,13 @@
 //! numbers each one, and shows it to `reconcile`, the admin API and the metrics.
 //! A bad change is remembered as such and changes nothing else.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -39,10 +45,25 @@ pub struct Snapshot {
     pub is_synced: bool,
     /// What is wrong with objects of the source, by the service that it is about.
     pub config_errors: OrdMap<ServiceName, Arc<[ObjectProblem]>>,
+    /// Objects of the source that cannot be read. What is wrong with a service's own is among its
+    /// `config_errors` too.
+    pub unreadable: Arc<BTreeSet<ObjectProblem>>,
+}
+
+impl Snapshot {
+    /// Everything that is wrong with objects of the source, once each.
+    pub fn object_problems(&self) -> Vec<ObjectProblem> {
+        let of_services = self.config_errors.values().flat_map(|them| them.iter());
+        let mut seen = HashSet::new();
+        let all = of_services.chain(&*self.unreadable);
+        all.filter(|each| seen.insert(*each)).cloned().collect()
+    }
 }
 
 /// Something wrong with an object of the source. What was good before stays in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 pub struct ObjectProblem {
     /// Its kind: `Service`, `Deployment`, `EndpointSlice`.
     pub kind: String,
@@ -112,6 +133,7 @@ impl State {
             rejected: 0,
             is_synced,
             config_errors: OrdMap::new(),
+            unreadable: Arc::default(),
         };
         Self {
             sender: watch::Sender::new(Arc::new(snapshot)),
@@ -182,6 +204,17 @@ impl State {
         });
     }
 
+    /// Remembers which objects of the source cannot be read. Nothing that is in force changes.
+    pub fn note_unreadable(&self, unreadable: BTreeSet<ObjectProblem>) {
+        self.sender.send_if_modified(|current| {
+            if *current.unreadable == unreadable {
+                return false;
+            }
+            Arc::make_mut(current).unreadable = Arc::new(unreadable);
+            true
+        });
+    }
+
     /// Remembers that a change was bad; what is in force stays.
     pub fn reject(&self, error: &ConfigError) {
         self.sender.send_modify(|current| {
@@ -217,5 +250,38 @@ mod tests {
         state.accept(loaded("source: file\n"));
         assert_eq!(snapshots.borrow().warnings, []);
         assert_eq!(snapshots.borrow().generation, 3);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_once_and_changes_nothing_in_force() {
+        let state = State::new(loaded("source: file\n"), "config.yaml".into());
+        let mut snapshots = state.subscribe();
+        let problem = |name: &str| ObjectProblem {
+            kind: "EndpointSlice".to_owned(),
+            namespace: "fn".to_owned(),
+            name: name.to_owned(),
+            annotation: None,
+            message: "it cannot be read".to_owned(),
+            hint: "correct it".to_owned(),
+        };
+        state.amend(vec![Change {
+            name: "fn/hello".parse().unwrap(),
+            service: None,
+            problems: vec![problem("hello-1")],
+        }]);
+        let generation = snapshots.borrow_and_update().generation;
+        let all = BTreeSet::from([problem("hello-1"), problem("stray")]);
+        state.note_unreadable(all.clone());
+        assert!(snapshots.has_changed().unwrap());
+        let snapshot = snapshots.borrow_and_update().clone();
+        assert_eq!(snapshot.generation, generation);
+        assert_eq!(
+            snapshot.object_problems(),
+            [problem("hello-1"), problem("stray")]
+        );
+        state.note_unreadable(all);
+        assert!(!snapshots.has_changed().unwrap());
+        state.note_unreadable(BTreeSet::new());
+        assert_eq!(snapshots.borrow().object_problems(), [problem("hello-1")]);
     }
 }

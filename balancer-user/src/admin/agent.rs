@@ -229,11 +229,7 @@ pub(super) async fn config(State(context): State<Context>) -> Json<Configuration
         rejected: snapshot.rejected,
         problems: snapshot.problems.clone(),
         warnings: snapshot.warnings.clone(),
-        config_errors: snapshot
-            .config_errors
-            .values()
-            .flat_map(|problems| problems.iter().cloned())
-            .collect(),
+        config_errors: snapshot.object_problems(),
     })
 }
 

@@ -203,6 +203,7 @@ impl Checker<'_> {
                     node,
                     zone,
                     ready: None,
+                    also: None,
                 });
             }
         }

@@ -220,13 +220,16 @@ impl Service {
         }
     }
 
-    /// The backends whose own addresses are intercepted.
+    /// The own addresses of backends, as far as they are intercepted.
     pub fn intercepted(&self) -> impl Iterator<Item = SocketAddr> {
         let backends = match self.intercept.value {
             Intercept::Service => [].iter(),
             Intercept::Pods => self.backends.iter(),
         };
-        backends.map(|backend| backend.address)
+        backends.flat_map(|backend| {
+            let also = backend.also.as_deref().copied();
+            std::iter::once(backend.address).chain(also)
+        })
     }
 
     /// What is hashed: only where the agent reads requests can that be a part of one.
@@ -252,6 +255,9 @@ pub struct Backend {
     /// Since when it has been ready, if the source says so; otherwise the agent goes by what it
     /// has seen itself.
     pub ready: Option<Arc<Readiness>>,
+    /// An address of the same pod in the other family, canonical. Nothing is steered there, but
+    /// where the own addresses of backends are intercepted, so is this one.
+    pub also: Option<Box<SocketAddr>>,
 }
 
 /// By what every node ranks the backends of a leader service the same way, the first to lead
@@ -270,6 +276,7 @@ impl Backend {
         Self {
             address,
             weight: 1,
+            also: None,
             node: None,
             zone: None,
             ready: None,

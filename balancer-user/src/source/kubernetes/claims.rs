@@ -1,4 +1,5 @@
-//! Which service has which frontend: each address and port leads to one service only.
+//! Which service has which frontend, and which have room: each address and port leads to one
+//! service only, and there are only so many services.
 //!
 //! First come, first served; whoever comes second is told, and looked at again when the first
 //! lets go. Pure; called by `resolve`.
@@ -6,34 +7,66 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use super::about::About;
 use super::object::Key;
-use super::resolve::About;
 use super::store::Store;
-use crate::model::{Backend, ServiceName};
+use crate::model::{Backend, MAX_SERVICES, ServiceName};
 use crate::state::ObjectProblem;
 
 /// The frontends in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Claims {
     owners: HashMap<SocketAddr, ServiceName>,
     owned: HashMap<ServiceName, Vec<SocketAddr>>,
-    /// Services that would have a frontend that another has.
-    waiting: HashMap<SocketAddr, BTreeSet<Key>>,
+    /// Services that would have a frontend that another has, and those frontends.
+    waiting: HashMap<SocketAddr, BTreeSet<(Key, ServiceName)>>,
+    wanted: HashMap<ServiceName, Vec<SocketAddr>>,
+    /// Services that have room.
     services: BTreeSet<ServiceName>,
+    /// Of these a service has none.
+    without_room: BTreeSet<Key>,
+    /// Services at most.
+    pub(super) room: usize,
+}
+
+impl Default for Claims {
+    fn default() -> Self {
+        Self {
+            owners: HashMap::new(),
+            owned: HashMap::new(),
+            waiting: HashMap::new(),
+            wanted: HashMap::new(),
+            services: BTreeSet::new(),
+            without_room: BTreeSet::new(),
+            room: MAX_SERVICES,
+        }
+    }
 }
 
 impl Claims {
-    /// How many services there are.
-    pub(super) fn services(&self) -> usize {
-        self.services.len()
+    /// Whether there is room for a service of the object `key`. If not, it is looked at again when
+    /// there is.
+    pub(super) fn has_room(&mut self, name: &ServiceName, key: &Key) -> bool {
+        let has_room = self.services.contains(name) || self.services.len() < self.room;
+        if !has_room {
+            self.without_room.insert(key.clone());
+        }
+        has_room
     }
 
-    /// Notes whether the service is there.
-    pub(super) fn keep(&mut self, name: &ServiceName, is_there: bool) {
-        match is_there {
-            true => self.services.insert(name.clone()),
-            false => self.services.remove(name),
-        };
+    /// Takes room for a service.
+    pub(super) fn take_room(&mut self, name: &ServiceName) {
+        self.services.insert(name.clone());
+    }
+
+    /// Gives the room of a service up.
+    pub(super) fn leave_room(&mut self, name: &ServiceName, store: &mut Store) {
+        if !self.services.remove(name) {
+            return;
+        }
+        for key in std::mem::take(&mut self.without_room) {
+            store.note(key);
+        }
     }
 
     /// Claims exactly these frontends for a service of the object `key`, and has those looked at
@@ -45,6 +78,7 @@ impl Claims {
         frontends: &[SocketAddr],
         store: &mut Store,
     ) -> Vec<(SocketAddr, ServiceName)> {
+        self.stop_waiting(name, key);
         let mut taken = Vec::new();
         let mut own = Vec::new();
         for frontend in frontends {
@@ -54,8 +88,12 @@ impl Claims {
             } else {
                 taken.push((*frontend, owner.clone()));
                 let waiting = self.waiting.entry(*frontend).or_default();
-                waiting.insert(key.clone());
+                waiting.insert((key.clone(), name.clone()));
             }
+        }
+        if !taken.is_empty() {
+            let wanted = taken.iter().map(|(frontend, _)| *frontend).collect();
+            self.wanted.insert(name.clone(), wanted);
         }
         let before = self.owned.insert(name.clone(), own).unwrap_or_default();
         for frontend in before.into_iter().filter(|each| !frontends.contains(each)) {
@@ -64,17 +102,36 @@ impl Claims {
         taken
     }
 
-    /// Gives up all frontends of a service, and has those looked at again that want them.
-    pub(super) fn release(&mut self, name: &ServiceName, store: &mut Store) {
-        self.services.remove(name);
+    /// Gives up all that a service of the object `key` has, and has those looked at again that want
+    /// it.
+    pub(super) fn release(&mut self, name: &ServiceName, key: &Key, store: &mut Store) {
+        self.stop_waiting(name, key);
+        self.leave_room(name, store);
         for frontend in self.owned.remove(name).unwrap_or_default() {
             self.let_go(&frontend, store);
         }
     }
 
+    /// Nothing of a Service is wanted any more.
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.without_room.remove(key);
+    }
+
+    fn stop_waiting(&mut self, name: &ServiceName, key: &Key) {
+        let waiter = (key.clone(), name.clone());
+        for frontend in self.wanted.remove(name).unwrap_or_default() {
+            if let Some(waiting) = self.waiting.get_mut(&frontend) {
+                waiting.remove(&waiter);
+                if waiting.is_empty() {
+                    self.waiting.remove(&frontend);
+                }
+            }
+        }
+    }
+
     fn let_go(&mut self, frontend: &SocketAddr, store: &mut Store) {
         self.owners.remove(frontend);
-        for key in self.waiting.remove(frontend).unwrap_or_default() {
+        for (key, _) in self.waiting.remove(frontend).unwrap_or_default() {
             store.note(key);
         }
     }
@@ -97,5 +154,22 @@ impl Claims {
             ));
             false
         });
+    }
+
+    /// How many services there are.
+    #[cfg(test)]
+    pub(super) fn services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Whether nothing is remembered.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+            && self.owned.is_empty()
+            && self.waiting.is_empty()
+            && self.wanted.is_empty()
+            && self.services.is_empty()
+            && self.without_room.is_empty()
     }
 }

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use kube::{Api, Client};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
 use super::object::Key;
 use super::resolve::ConfigMap;
@@ -17,6 +19,9 @@ use super::watch::Heard;
 
 /// Look-ups at once at most.
 const AT_ONCE: usize = 16;
+
+/// How long one look-up may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Looks ConfigMaps up.
 pub(super) struct ConfigMaps {
@@ -45,9 +50,13 @@ impl ConfigMaps {
         let (heard, turns) = (self.heard.clone(), self.turns.clone());
         tokio::spawn(async move {
             let _turn = turns.acquire().await;
-            let says = match api.get(&key.name).await {
-                Ok(found) => ConfigMap::Holds(found.data.unwrap_or_default()),
-                Err(error) => ConfigMap::Unreadable(error.to_string()),
+            let says = match timeout(TIMEOUT, api.get(&key.name)).await {
+                Ok(Ok(found)) => ConfigMap::Holds(found.data.unwrap_or_default()),
+                Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) => {
+                    ConfigMap::Unreadable(status.message)
+                }
+                Ok(Err(error)) => ConfigMap::Unanswered(error.to_string()),
+                Err(_) => ConfigMap::Unanswered("the API does not answer".to_owned()),
             };
             let _ = heard.send(Heard::ConfigMap(key, says)).await;
         });

@@ -3,35 +3,22 @@
 //!
 //! Pure. `watch` turns what it reads into these; `store` keeps them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 use super::object::Body;
+use super::texts::Texts;
 use crate::config::ANNOTATION_PREFIX;
 
 /// The label by which faas-netes marks what belongs to a function.
 const FUNCTION_LABEL: &str = "faas_function";
 
 /// The annotation that has a service balanced that is no function.
-const ENABLED: &str = "enabled";
-
-/// Texts of which few different ones occur many times: names of nodes, zones, ports.
-#[derive(Debug, Default)]
-pub(super) struct Texts(HashSet<Arc<str>>);
-
-impl Texts {
-    fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
-            return known.clone();
-        }
-        let text: Arc<str> = text.into();
-        self.0.insert(text.clone());
-        text
-    }
-}
+pub(super) const ENABLED: &str = "enabled";
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -53,12 +40,12 @@ impl Labelled {
     }
 
     fn asks(&self) -> Asks {
+        let enabled = self
+            .annotations
+            .get(&format!("{ANNOTATION_PREFIX}{ENABLED}"));
         Asks {
             is_function: self.labels.contains_key(FUNCTION_LABEL),
-            is_enabled: self
-                .annotations
-                .get(&format!("{ANNOTATION_PREFIX}{ENABLED}"))
-                .map(|value| value == "true"),
+            enabled: Switch::read(enabled.map(String::as_str)),
         }
     }
 }
@@ -73,8 +60,48 @@ pub(super) type Labels = Box<[(Arc<str>, Arc<str>)]>;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Asks {
     pub(super) is_function: bool,
-    /// What the annotation says; `None`: there is none.
-    pub(super) is_enabled: Option<bool>,
+    /// What the annotation says.
+    pub(super) enabled: Switch,
+}
+
+/// An annotation that is `true` or `false`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Switch {
+    /// There is none.
+    #[default]
+    Absent,
+    On,
+    Off,
+    /// It says something else.
+    Bad,
+}
+
+impl Switch {
+    pub(super) fn read(value: Option<&str>) -> Self {
+        match value {
+            None => Self::Absent,
+            Some("true") => Self::On,
+            Some("false") => Self::Off,
+            Some(_) => Self::Bad,
+        }
+    }
+
+    /// What it says now, or if that is bad, what it said last.
+    pub(super) fn or_last(self, last: Self) -> Self {
+        match self {
+            Self::Bad => last,
+            good => good,
+        }
+    }
+
+    /// Which way it is turned, if it is.
+    pub(super) fn turned(self) -> Option<bool> {
+        match self {
+            Self::Absent | Self::Bad => None,
+            Self::On => Some(true),
+            Self::Off => Some(false),
+        }
+    }
 }
 
 /// `Service`.
@@ -492,6 +519,7 @@ pub(super) struct PodBody {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct PodStatus {
+    phase: Option<String>,
     conditions: Option<Vec<Condition>>,
 }
 
@@ -501,7 +529,7 @@ struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
-    last_transition_time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+    last_transition_time: Option<String>,
 }
 
 impl Body for PodBody {
@@ -514,13 +542,20 @@ impl Body for PodBody {
 /// A Pod as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pod {
+    /// What the kubelet names its cgroup after.
     pub(super) uid: Box<str>,
     /// Since when it has been ready, in seconds since 1970; `None`: it is not, or it is being
     /// deleted.
     pub(super) ready_since: Option<i64>,
     /// Whether it is being deleted.
     pub(super) is_leaving: bool,
+    /// Whether its containers have ended, and none will start.
+    pub(super) has_ended: bool,
 }
+
+/// What the kubelet calls a Pod that it made of a file: the API's own uid of it is another
+/// (`ConfigMirrorAnnotationKey`, v1.34).
+const MIRRORED: &str = "kubernetes.io/config.mirror";
 
 impl PodBody {
     pub(super) fn kept(self, uid: Option<String>) -> Pod {
@@ -530,13 +565,20 @@ impl PodBody {
             .find(|condition| condition.kind == "Ready" && condition.status == "True");
         let since = ready.map(|condition| {
             let since = condition.last_transition_time.as_ref();
-            since.map_or(0, |since| since.0.as_second())
+            // What cannot be read goes behind all others.
+            let seconds = |since: &String| Some(since.parse::<Timestamp>().ok()?.as_second());
+            since.map_or(0, |since| seconds(since).unwrap_or(i64::MAX))
         });
         let is_leaving = self.metadata.deletion_timestamp.is_some();
+        let mirrored = self.metadata.annotations.get(MIRRORED).cloned();
         Pod {
-            uid: uid.unwrap_or_default().into(),
+            uid: mirrored.or(uid).unwrap_or_default().into(),
             ready_since: since.filter(|_| !is_leaving),
             is_leaving,
+            has_ended: matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed")),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,11 +24,7 @@ pub(super) const RENEWAL: Duration = Duration::from_secs(2);
 /// This agent's part in the election.
 pub(super) struct Election {
     leases: Api<Lease>,
-    identity: String,
-    /// The holder and the renewal seen last, and since when nothing newer has been.
-    seen: Option<(Option<String>, Option<MicroTime>, Instant)>,
-    /// When this agent last renewed it.
-    renewed: Option<Instant>,
+    record: Record,
 }
 
 impl Election {
@@ -36,16 +32,13 @@ impl Election {
     pub(super) fn new(client: Client, identity: String) -> Self {
         Self {
             leases: Api::default_namespaced(client),
-            identity,
-            seen: None,
-            renewed: None,
+            record: Record::new(identity),
         }
     }
 
     /// Whether this agent may publish: it holds the Lease, and nobody else can have taken it yet.
     pub(super) fn is_won(&self) -> bool {
-        self.renewed
-            .is_some_and(|at| at.elapsed() < DURATION.mul_f64(2.0 / 3.0))
+        self.record.is_won(Instant::now())
     }
 
     /// Takes the Lease if it is free, renews it if it is held.
@@ -53,48 +46,52 @@ impl Election {
     /// # Errors
     /// What the API says. A Lease that is held stays so until it runs out.
     pub(super) async fn stand(&mut self) -> Result<(), kube::Error> {
+        // Before the request: the others count from when they see it, which is later.
         let now = Instant::now();
-        let Some(lease) = self.leases.get_opt(NAME).await? else {
-            let lease = Lease {
-                metadata: ObjectMeta {
+        let lease = self.leases.get_opt(NAME).await?;
+        let spec = lease.as_ref().map(|it| it.spec.clone().unwrap_or_default());
+        let Some(next) = self.record.next(spec.as_ref(), now) else {
+            return Ok(());
+        };
+        let params = PostParams::default();
+        let answer = match lease {
+            Some(lease) => {
+                let lease = Lease {
+                    spec: Some(next),
+                    // With its version: if anyone was faster, it is theirs.
+                    metadata: lease.metadata,
+                };
+                self.leases.replace(NAME, &params, &lease).await
+            }
+            None => {
+                let metadata = ObjectMeta {
                     name: Some(NAME.to_owned()),
                     ..ObjectMeta::default()
-                },
-                spec: Some(self.spec(None)),
-            };
-            return self.settle(
-                self.leases.create(&PostParams::default(), &lease).await,
-                now,
-            );
+                };
+                let spec = Some(next);
+                let lease = Lease { metadata, spec };
+                self.leases.create(&params, &lease).await
+            }
         };
-        let spec = lease.spec.clone().unwrap_or_default();
-        let is_ours = spec.holder_identity.as_ref() == Some(&self.identity);
-        if !is_ours && !self.has_run_out(&spec, now) {
-            self.renewed = None;
-            return Ok(());
+        match answer {
+            Ok(_) => self.record.renewed = Some(now),
+            // Somebody else was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => self.record.renewed = None,
+            Err(error) => return Err(error),
         }
-        let next = Lease {
-            spec: Some(self.spec(Some(&spec))),
-            // With its version: if anyone was faster, it is theirs.
-            metadata: lease.metadata,
-        };
-        let answer = self
-            .leases
-            .replace(NAME, &PostParams::default(), &next)
-            .await;
-        self.settle(answer, now)
+        Ok(())
     }
 
     /// Gives the Lease up, so that another agent need not wait for it to run out.
     pub(super) async fn step_down(&mut self) -> Result<(), kube::Error> {
-        if self.renewed.take().is_none() {
+        if self.record.renewed.take().is_none() {
             return Ok(());
         }
         let Some(mut lease) = self.leases.get_opt(NAME).await? else {
             return Ok(());
         };
         let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_ref() == Some(&self.identity) {
+        if self.record.is_ours(spec) {
             spec.holder_identity = None;
             self.leases
                 .replace(NAME, &PostParams::default(), &lease)
@@ -102,21 +99,65 @@ impl Election {
         }
         Ok(())
     }
+}
+
+/// What this agent knows of the Lease. Pure.
+#[derive(Debug)]
+struct Record {
+    identity: String,
+    /// The Lease as it was seen last, and since when it has been so. Only this agent's own
+    /// monotonic clock says how old that is: the times in the Lease are told apart, never compared
+    /// with a clock.
+    seen: Option<(LeaseSpec, Instant)>,
+    /// When this agent last renewed it.
+    renewed: Option<Instant>,
+}
+
+impl Record {
+    fn new(identity: String) -> Self {
+        Self {
+            identity,
+            seen: None,
+            renewed: None,
+        }
+    }
+
+    fn is_won(&self, now: Instant) -> bool {
+        self.renewed
+            .is_some_and(|at| now.duration_since(at) < DURATION.mul_f64(2.0 / 3.0))
+    }
+
+    fn is_ours(&self, spec: &LeaseSpec) -> bool {
+        spec.holder_identity.as_ref() == Some(&self.identity)
+    }
+
+    /// What to write, if this agent may: the Lease is free, run out, or its own.
+    fn next(&mut self, found: Option<&LeaseSpec>, now: Instant) -> Option<LeaseSpec> {
+        let Some(found) = found else {
+            return Some(self.spec(None));
+        };
+        if self.is_ours(found) {
+            return Some(self.spec(Some(found)));
+        }
+        // Whatever else becomes of it, it is not this agent's now.
+        self.renewed = None;
+        self.has_run_out(found, now).then(|| self.spec(Some(found)))
+    }
 
     /// Whether its holder has let it run out, or it has none.
-    fn has_run_out(&mut self, spec: &LeaseSpec, now: Instant) -> bool {
-        if spec.holder_identity.as_deref().is_none_or(str::is_empty) {
+    fn has_run_out(&mut self, found: &LeaseSpec, now: Instant) -> bool {
+        if found.holder_identity.as_deref().is_none_or(str::is_empty) {
             return true;
         }
-        let current = (spec.holder_identity.clone(), spec.renew_time.clone());
         match &self.seen {
-            Some((holder, renewal, since)) if (holder, renewal) == (&current.0, &current.1) => {
-                let seconds = spec.lease_duration_seconds.unwrap_or_default();
-                let duration = u64::try_from(seconds).map_or(DURATION, Duration::from_secs);
+            Some((seen, since)) if seen == found => {
+                let seconds = found.lease_duration_seconds.unwrap_or_default();
+                let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+                let duration = seconds.map_or(DURATION, Duration::from_secs);
                 now.duration_since(*since) >= duration
             }
             _ => {
-                self.seen = Some((current.0, current.1, now));
+                self.seen = Some((found.clone(), now));
                 false
             }
         }
@@ -124,8 +165,9 @@ impl Election {
 
     fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
-        let held = before.filter(|it| it.holder_identity.as_ref() == Some(&self.identity));
+        let held = before.filter(|it| self.is_ours(it));
         let transitions = before.map_or(0, |it| it.lease_transitions.unwrap_or(0));
+        let taken = i32::from(before.is_some() && held.is_none());
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(DURATION.as_secs() as i32),
@@ -133,22 +175,97 @@ impl Election {
                 .and_then(|it| it.acquire_time.clone())
                 .or(Some(now.clone())),
             renew_time: Some(now),
-            lease_transitions: Some(transitions + i32::from(before.is_some() && held.is_none())),
+            lease_transitions: Some(transitions.saturating_add(taken)),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A Lease renewed at this time by its holder's clock.
+    fn held(by: &str, renewed_at: i64) -> LeaseSpec {
+        let at = MicroTime(Timestamp::from_second(renewed_at).unwrap());
+        LeaseSpec {
+            holder_identity: Some(by.to_owned()),
+            lease_duration_seconds: Some(15),
+            acquire_time: Some(at.clone()),
+            renew_time: Some(at),
+            lease_transitions: Some(4),
             ..LeaseSpec::default()
         }
     }
 
-    fn settle(
-        &mut self,
-        answer: Result<Lease, kube::Error>,
-        at: Instant,
-    ) -> Result<(), kube::Error> {
-        match answer {
-            Ok(_) => self.renewed = Some(at),
-            // Somebody else was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => self.renewed = None,
-            Err(error) => return Err(error),
+    #[test]
+    fn one_that_nobody_holds_is_taken_and_renewed() {
+        let mut record = Record::new("a".to_owned());
+        let begin = Instant::now();
+        let first = record.next(None, begin).unwrap();
+        assert_eq!(first.holder_identity.as_deref(), Some("a"));
+        assert_eq!(first.lease_transitions, Some(0));
+        let again = record.next(Some(&first), begin + SECOND).unwrap();
+        assert_eq!(again.acquire_time, first.acquire_time);
+        assert_eq!(again.lease_transitions, Some(0));
+        assert!(again.renew_time >= first.renew_time);
+        for nobody in [None, Some(String::new())] {
+            let free = LeaseSpec {
+                holder_identity: nobody,
+                ..held("b", 0)
+            };
+            let taken = record.next(Some(&free), begin).unwrap();
+            assert_eq!(taken.lease_transitions, Some(5));
+            assert_ne!(taken.acquire_time, free.acquire_time);
         }
-        Ok(())
+    }
+
+    #[test]
+    fn one_that_is_held_is_taken_only_when_no_renewal_was_seen_for_its_whole_duration() {
+        // By the holder's clock it ran out decades ago, or will not for decades.
+        for its_clock in [0, 4_000_000_000] {
+            let mut record = Record::new("a".to_owned());
+            let begin = Instant::now();
+            let first = held("b", its_clock);
+            assert!(record.next(Some(&first), begin).is_none());
+            assert!(record.next(Some(&first), begin + 14 * SECOND).is_none());
+            // Renewed, though its clock was set back in between.
+            let renewed = held("b", its_clock - 100);
+            let seen = begin + 14 * SECOND;
+            assert!(record.next(Some(&renewed), seen).is_none());
+            assert!(record.next(Some(&renewed), seen + 14 * SECOND).is_none());
+            let taken = record.next(Some(&renewed), seen + 15 * SECOND).unwrap();
+            assert_eq!(taken.holder_identity.as_deref(), Some("a"));
+            assert_eq!(taken.lease_transitions, Some(5));
+        }
+    }
+
+    #[test]
+    fn one_that_was_lost_is_lost_at_once_and_one_that_cannot_be_renewed_before_it_runs_out() {
+        let mut record = Record::new("a".to_owned());
+        let begin = Instant::now();
+        assert!(!record.is_won(begin));
+        record.renewed = Some(begin);
+        assert!(record.is_won(begin + 9 * SECOND));
+        assert!(!record.is_won(begin + 10 * SECOND));
+        assert!(record.next(Some(&held("b", 0)), begin + SECOND).is_none());
+        assert!(!record.is_won(begin + SECOND));
+    }
+
+    #[test]
+    fn a_duration_that_is_none_counts_as_ours() {
+        for odd in [None, Some(0), Some(-1)] {
+            let mut record = Record::new("a".to_owned());
+            let begin = Instant::now();
+            let lease = LeaseSpec {
+                lease_duration_seconds: odd,
+                ..held("b", 0)
+            };
+            assert!(record.next(Some(&lease), begin).is_none());
+            assert!(record.next(Some(&lease), begin + 14 * SECOND).is_none());
+            assert!(record.next(Some(&lease), begin + 15 * SECOND).is_some());
+        }
     }
 }

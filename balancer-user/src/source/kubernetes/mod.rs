@@ -5,19 +5,25 @@
 //! No call of the API is made for a connection; while the API is away everything stays as it is.
 //! Only this module names the kube library.
 
+mod about;
 mod claims;
 mod config_maps;
 mod endpoints;
+mod keys;
 mod kinds;
 mod lease;
+mod limit;
+mod made;
 mod object;
+mod ports;
 mod publish;
 mod report;
 mod resolve;
 mod store;
+mod texts;
 mod watch;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,17 +34,20 @@ use tokio::time::MissedTickBehavior;
 
 use crate::bypass::BypassingPods;
 use crate::config::{AgentConfig, host_name};
+use crate::heap;
 use crate::leaders::Leaders;
-use crate::state::{Snapshot, State};
+use crate::state::{ObjectProblem, Snapshot, State};
+use about::About;
 use config_maps::ConfigMaps;
 use endpoints::Pods;
-use kinds::{Pod, Texts};
-use object::Key;
+use kinds::{Labels, Pod, PodBody};
+use object::{Body as _, Key};
 use publish::{Publisher, Wanted};
 use report::Reporter;
 use resolve::{Resolved, Resolver};
-use store::{Table, Told};
-use watch::{Heard, Watch, Watches};
+use store::Table;
+use texts::Texts;
+use watch::{Followed, Heard, Watch, Watches};
 
 /// What slices of ours are managed by.
 const FIELD_MANAGER_DOMAIN: &str = "idlefirst.dev";
@@ -47,6 +56,11 @@ const FIELD_MANAGER_DOMAIN: &str = "idlefirst.dev";
 /// event in one.
 const BATCH: usize = 1024;
 
+/// How long the start waits to be told which pods bypass the balancer.
+const BYPASSING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after a list the memory that it took for the moment is given back: everything is in the
+/// kernel then.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 /// How long the start waits for the node's zone.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -132,6 +146,11 @@ impl Cluster {
         let config = snapshots.borrow_and_update().config.clone();
         let _all = [watches.services(), watches.slices(), watches.deployments()];
         let _bypassing = self.node.as_deref().map(|node| watches.bypassing(node));
+        let patience = sender.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(BYPASSING_TIMEOUT).await;
+            let _ = patience.send(Heard::NoBypassing).await;
+        });
         let (wanted, publications) = channel::channel(Wanted::default());
         let identity = self.identity();
         let publisher = Publisher::new(self.prompt.clone(), leaders, publications, identity);
@@ -144,7 +163,9 @@ impl Cluster {
             leaders: BTreeSet::new(),
             wanted,
             pods: HashMap::new(),
+            newest: 0,
             bypassing: Table::default(),
+            is_bypassing_known: self.node.is_none(),
             bypass,
             state,
         };
@@ -180,6 +201,20 @@ async fn zone_of(client: &Client, node: &str) -> Option<Arc<str>> {
     }
 }
 
+async fn give_back_soon() {
+    tokio::time::sleep(GIVE_BACK_AFTER).await;
+    // Fails only when the agent ends.
+    let _ = tokio::task::spawn_blocking(heap::give_back).await;
+}
+
+/// The watch of the Pods that a leader service selects.
+struct PodsWatch {
+    selector: Labels,
+    /// Tells what it says from what an earlier one says late.
+    number: u64,
+    _watch: Option<Watch>,
+}
+
 /// The one task that hears everything.
 struct Follower {
     resolver: Resolver,
@@ -191,8 +226,12 @@ struct Follower {
     /// What is to be published of them.
     wanted: channel::Sender<Wanted>,
     /// Watches of the Pods of leader services.
-    pods: HashMap<Key, Watch>,
+    pods: HashMap<Key, PodsWatch>,
+    /// The number of the newest of them.
+    newest: u64,
     bypassing: Table<Pod>,
+    /// Or it is not waited for any more.
+    is_bypassing_known: bool,
     bypass: BypassingPods,
     state: Arc<State>,
 }
@@ -213,10 +252,16 @@ impl Follower {
                     if told == 0 {
                         return;
                     }
+                    let has_listed = events.iter().any(Heard::is_end);
                     for event in events.drain(..) {
                         self.hear(event);
                     }
+                    // Nobody is steered who should not be, not even at the start.
+                    self.bypass.settled().await;
                     self.hand_on();
+                    if has_listed {
+                        tokio::spawn(give_back_soon());
+                    }
                 }
                 changed = snapshots.changed() => {
                     if changed.is_err() {
@@ -248,50 +293,79 @@ impl Follower {
                 self.config_maps.answered(&key);
                 resolver.hear_config_map(key, says);
             }
-            Heard::Pod(service, told) => {
-                let is_end = matches!(told, Told::End);
-                if let Some(Pods::Followed(pods)) = resolver.pods.get_mut(&service)
-                    && (!pods.hear(told).is_empty() || is_end)
+            Heard::Pod(followed, told) => {
+                if let Some(pods) = self.pods_of(&followed)
+                    && pods.hear(told)
                 {
-                    resolver.store.note(service);
+                    self.resolver.store.note(followed.service);
                 }
             }
-            Heard::NoPods(service) => {
-                if resolver.pods.get(&service).is_some_and(Pods::are_awaited) {
-                    resolver.pods.insert(service.clone(), Pods::Refused);
-                    resolver.store.note(service);
+            Heard::NoPods(followed) => {
+                if self.pods_of(&followed).is_some_and(Pods::refuse) {
+                    self.resolver.store.note(followed.service);
                 }
             }
             Heard::Bypassing(told) => {
                 self.bypassing.hear(told);
                 if self.bypassing.is_synced {
-                    let pods = self.bypassing.values();
+                    // One that has ended has no cgroup (any more).
+                    let pods = self.bypassing.values().filter(|pod| !pod.has_ended);
                     self.bypass
                         .set_pods(pods.map(|pod| pod.uid.to_string()).collect());
+                    self.is_bypassing_known = true;
                 }
             }
-            Heard::Unreadable(kind, key, error) => self.reporter.unreadable(kind, &key, &error),
+            Heard::NoBypassing => self.is_bypassing_known = true,
         }
+    }
+
+    /// The Pods of a service, if this is what their newest watch says.
+    fn pods_of(&mut self, followed: &Followed) -> Option<&mut Pods> {
+        let watch = self.pods.get(&followed.service)?;
+        if watch.number != followed.number {
+            return None;
+        }
+        self.resolver.pods.get_mut(&followed.service)
     }
 
     /// Hands on what has changed, once everything has been told.
     fn hand_on(&mut self) {
-        if !self.resolver.store.is_synced() {
+        if !self.resolver.store.is_synced() || !self.is_bypassing_known {
             return;
         }
-        let resolved = self.resolver.resolve();
-        for key in &resolved.unknown_config_maps {
-            self.config_maps.ask(key.clone());
+        let mut changes = BTreeMap::new();
+        while !self.resolver.store.is_settled() {
+            let resolved = self.resolver.resolve();
+            for key in &resolved.unknown_config_maps {
+                self.config_maps.ask(key.clone());
+            }
+            self.leaders.retain(|key| !resolved.others.contains(key));
+            self.leaders.extend(resolved.leaders.iter().cloned());
+            self.follow_pods(&resolved);
+            changes.extend(resolved.changes);
         }
-        self.leaders.retain(|key| !resolved.others.contains(key));
-        self.leaders.extend(resolved.leaders.iter().cloned());
-        self.follow_pods(&resolved);
         self.publish();
-        self.reporter.report(&resolved.changes, |key| {
-            let service = self.resolver.store.services.get(key);
-            service.map(|service| service.uid.to_string())
+        let changes: Vec<_> = changes.into_values().collect();
+        let unreadable = self.unreadable();
+        self.reporter.report(&changes, &unreadable, |problem| {
+            let key = Key {
+                namespace: problem.namespace.as_str().into(),
+                name: problem.name.as_str().into(),
+            };
+            self.resolver.store.uid(&problem.kind, &key)
         });
-        self.state.amend(resolved.changes);
+        self.state.note_unreadable(unreadable);
+        self.state.amend(changes);
+    }
+
+    /// Everything that cannot be read.
+    fn unreadable(&self) -> BTreeSet<ObjectProblem> {
+        let bypassing = self.bypassing.unreadable().iter();
+        let kind = PodBody::KIND;
+        let bypassing = bypassing.map(|(key, why)| About { kind, key }.unreadable(why));
+        let mut all = self.resolver.unreadable();
+        all.extend(bypassing);
+        all
     }
 
     /// Says what is to be published.
@@ -301,6 +375,7 @@ impl Follower {
             publications.filter_map(|key| Some((key.clone(), self.resolver.publication(key)?)));
         let wanted = Wanted {
             services: publications.collect(),
+            undecided: self.resolver.undecided(),
             there: self.resolver.store.published.clone(),
         };
         self.wanted.send_if_modified(|current| {
@@ -313,31 +388,49 @@ impl Follower {
     /// Follows the Pods of leader services, and of no others.
     fn follow_pods(&mut self, resolved: &Resolved) {
         for key in &resolved.others {
-            if self.pods.remove(key).is_some() {
-                self.resolver.pods.remove(key);
-            }
+            self.pods.remove(key);
+            self.resolver.pods.remove(key);
         }
-        for key in resolved
-            .leaders
-            .difference(&self.pods.keys().cloned().collect::<BTreeSet<_>>())
-        {
+        for key in &resolved.leaders {
             let Some(service) = self.resolver.store.services.get(key) else {
                 continue;
             };
-            if service.selector.is_empty() {
-                // Nobody can tell which Pods these are.
-                self.resolver.pods.insert(key.clone(), Pods::Refused);
-                self.resolver.store.note(key.clone());
+            let selector = &service.selector;
+            if self
+                .pods
+                .get(key)
+                .is_some_and(|it| it.selector == *selector)
+            {
                 continue;
             }
-            let pairs = service.selector.iter();
-            let selector: Vec<_> = pairs
+            self.newest += 1;
+            let number = self.newest;
+            let pairs = selector.iter();
+            let pairs: Vec<_> = pairs
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
-            let pods = Pods::Followed(Table::default());
-            self.resolver.pods.insert(key.clone(), pods);
-            let watch = self.watches.pods(key.clone(), &selector.join(","));
+            let followed = Followed {
+                service: key.clone(),
+                number,
+            };
+            // Without a selector nobody can tell which Pods these are.
+            let (pods, watch) = match pairs.is_empty() {
+                true => (Pods::refused(), None),
+                false => (
+                    Pods::default(),
+                    Some(self.watches.pods(followed, &pairs.join(","))),
+                ),
+            };
+            let watch = PodsWatch {
+                selector: selector.clone(),
+                number,
+                _watch: watch,
+            };
+            if !pods.are_awaited() {
+                self.resolver.store.note(key.clone());
+            }
             self.pods.insert(key.clone(), watch);
+            self.resolver.pods.insert(key.clone(), pods);
         }
     }
 }

@@ -71,7 +71,8 @@ struct Metadata {
 
 impl<'de, B: Body> Deserialize<'de> for Seen<B> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let mut value = Value::deserialize(deserializer)?;
+        forget_nulls(&mut value);
         let metadata = value.get("metadata").unwrap_or(&Value::Null);
         let metadata = Metadata::deserialize(metadata).map_err(D::Error::custom)?;
         Ok(Self {
@@ -84,6 +85,22 @@ impl<'de, B: Body> Deserialize<'de> for Seen<B> {
             },
             body: B::deserialize(&value).map_err(Arc::new),
         })
+    }
+}
+
+/// Takes what is null for absent, as the API does: whoever writes with Go says `null` of an empty
+/// list or mapping.
+fn forget_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(forget_nulls);
+        }
+        Value::Array(items) => {
+            items.retain(|item| !item.is_null());
+            items.iter_mut().for_each(forget_nulls);
+        }
+        _ => {}
     }
 }
 

@@ -5,24 +5,23 @@
 //! leaves the last good state of its own service alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::about::About;
 use super::claims::Claims;
-use super::endpoints::{self, Pods};
-use super::kinds::{Deployment, Limit, Port, Service};
-use super::object::Key;
+use super::endpoints::Pods;
+use super::kinds::{
+    Asks, Deployment, DeploymentBody, ENABLED, PodBody, Service, ServiceBody, SliceBody, Switch,
+};
+use super::limit::LimitMemory;
+use super::made::{AllMade, Made};
+use super::object::{Body as _, Key};
+use super::ports::{main_port, port_name};
 use super::publish::Publication;
 use super::store::Store;
 use crate::config::{Annotated, Config, Sources};
-use crate::model::{
-    self, Intercept, MAX_BACKENDS_PER_SERVICE, MAX_FRONTENDS_PER_SERVICE, MAX_INFLIGHT,
-    MAX_SERVICES, NameFault, Origin, ServiceName, Settings, Strategy, canonical, check_frontend,
-};
+use crate::model::{self, Intercept, Origin, ServiceName, Settings, Strategy};
 use crate::state::{Change, ObjectProblem};
-
-/// The port that keeps the Service's own name where there are several.
-const MAIN_PORT: &str = "http";
 
 /// The annotation that has the leader of a service published.
 const PUBLISH: &str = "publish-leader";
@@ -34,6 +33,8 @@ pub(super) enum ConfigMap {
     Holds(BTreeMap<String, String>),
     /// Why it cannot be read.
     Unreadable(String),
+    /// Why there is no answer; what was known before stays.
+    Unanswered(String),
 }
 
 /// Makes services of objects.
@@ -45,14 +46,15 @@ pub(super) struct Resolver {
     pub(super) pods: HashMap<Key, Pods>,
     /// The agent's own zone.
     pub(super) zone: Option<Arc<str>>,
-    memories: HashMap<Key, Memory>,
-    claims: Claims,
+    memories: HashMap<Key, Box<Memory>>,
+    pub(super) claims: Claims,
 }
 
 /// What came of the services that were looked at.
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
-    pub(super) changes: Vec<Change>,
+    /// Of each service the last: what was only so on the way is not told.
+    pub(super) changes: BTreeMap<ServiceName, Change>,
     /// ConfigMaps that some of them go by and that are not known.
     pub(super) unknown_config_maps: BTreeSet<Key>,
     /// Services whose Pods are needed from now on.
@@ -64,25 +66,80 @@ pub(super) struct Resolved {
 /// What is remembered of a Service from one look to the next.
 #[derive(Debug, Default)]
 struct Memory {
+    /// Of which Service by this name.
+    uid: Box<str>,
     annotated: Annotated,
     deployment: Annotated,
-    /// The last good limit of the Deployment's environment.
-    limit: Option<u32>,
+    limit: LimitMemory,
+    /// What the switches last said that was good.
+    enabled: Switch,
+    enabled_below: Switch,
+    publish: Switch,
     /// The last good settings.
     settings: Option<Settings>,
     /// The services made of it, as they were told, with what was wrong.
-    made: BTreeMap<ServiceName, Made>,
-    config_map: Option<Key>,
+    made: AllMade,
+    /// Whether it is not known yet what to make of it.
+    waits: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Made {
-    service: Option<Arc<model::Service>>,
-    problems: Vec<ObjectProblem>,
+impl Memory {
+    /// Forgets what was good of an earlier Service by this name.
+    fn begin(self, uid: &str) -> Self {
+        if *self.uid == *uid {
+            return self;
+        }
+        Self {
+            uid: uid.into(),
+            made: self.made,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the Service is to be balanced; says so if that cannot be told.
+    fn is_balanced(
+        &mut self,
+        about: &About<'_>,
+        asks: Asks,
+        below: Option<(&Key, Asks)>,
+        problems: &mut Vec<ObjectProblem>,
+    ) -> bool {
+        let (at, asks_below) = below.unzip();
+        let asks_below = asks_below.unwrap_or_default();
+        self.enabled = asks.enabled.or_last(self.enabled);
+        self.enabled_below = asks_below.enabled.or_last(self.enabled_below);
+        if asks.enabled == Switch::Bad {
+            problems.push(about.no_switch(ENABLED));
+        }
+        if let Some(key) = at.filter(|_| asks_below.enabled == Switch::Bad) {
+            let kind = DeploymentBody::KIND;
+            problems.push(About { kind, key }.no_switch(ENABLED));
+        }
+        let turned = self.enabled.turned().or(self.enabled_below.turned());
+        turned.unwrap_or(asks.is_function || asks_below.is_function)
+    }
+
+    /// Forgets all that was good but for the switches: the Service is not balanced.
+    fn only_switches(self) -> Self {
+        Self {
+            uid: self.uid,
+            enabled: self.enabled,
+            enabled_below: self.enabled_below,
+            made: self.made,
+            ..Self::default()
+        }
+    }
+
+    /// Whether there is anything in it that is worth keeping.
+    fn is_needed(&self) -> bool {
+        !self.made.is_empty()
+            || self.enabled != Switch::Absent
+            || self.enabled_below != Switch::Absent
+    }
 }
 
 /// Why a service is left as it is for now.
-struct Waits;
+pub(super) struct Waits;
 
 impl Resolver {
     pub(super) fn new(config: Arc<Config>, zone: Option<Arc<str>>) -> Self {
@@ -115,18 +172,19 @@ impl Resolver {
     pub(super) fn config_maps_in_use(&self) -> BTreeSet<Key> {
         let memories = self.memories.values();
         memories
-            .filter_map(|memory| memory.config_map.clone())
+            .filter_map(|memory| memory.limit.config_map.clone())
             .collect()
     }
 
     /// What is to be published of a leader service; none if it does not ask for it.
     pub(super) fn publication(&self, key: &Key) -> Option<Publication> {
         let service = self.store.services.get(key)?;
-        let is_asked =
-            |(name, value): &(Box<str>, Box<str>)| &**name == PUBLISH && &**value == "true";
-        service.annotations.iter().find(|each| is_asked(each))?;
+        let memory = self.memories.get(key)?;
+        if memory.publish != Switch::On {
+            return None;
+        }
         let name = ServiceName::new(&key.namespace, &key.name).ok()?;
-        let made = self.memories.get(key)?.made.get(&name)?.service.as_ref()?;
+        let made = memory.made.get(&name)?.service.as_ref()?;
         let pod = |backend: &model::Backend| {
             let pod = backend.ready.as_ref().map(|ready| ready.pod.to_string());
             (
@@ -144,13 +202,22 @@ impl Resolver {
         })
     }
 
+    /// Services of which it is not known yet whether they are to be published.
+    pub(super) fn undecided(&self) -> BTreeSet<Key> {
+        let memories = self.memories.iter();
+        let undecided = memories.filter(|(_, memory)| memory.waits && memory.made.is_empty());
+        undecided.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Takes in what a ConfigMap says.
     pub(super) fn hear_config_map(&mut self, key: Key, says: ConfigMap) {
-        if self.config_maps.get(&key) == Some(&says) {
+        let known = self.config_maps.get(&key);
+        let is_no_news = matches!(says, ConfigMap::Unanswered(_)) && known.is_some();
+        if is_no_news || known == Some(&says) {
             return;
         }
         for (service, memory) in &self.memories {
-            if memory.config_map.as_ref() == Some(&key) {
+            if memory.limit.config_map.as_ref() == Some(&key) {
                 self.store.note(service.clone());
             }
         }
@@ -158,106 +225,119 @@ impl Resolver {
     }
 
     fn look(&mut self, key: &Key, resolved: &mut Resolved) {
-        let mut memory = self.memories.remove(key).unwrap_or_default();
-        let wanted = self
-            .balanced(key)
-            .map(|service| self.services(key, &service, &mut memory, resolved));
-        let made = match wanted {
-            // It is asked for; what has been told stays until there is an answer.
-            Some(Err(Waits)) => {
-                self.memories.insert(key.clone(), memory);
-                return;
+        let mut memory = *self.memories.remove(key).unwrap_or_default();
+        let made = match self.store.services.get(key).cloned() {
+            Some(service) => {
+                memory = memory.begin(&service.uid);
+                self.made_of(key, &service, &mut memory, resolved)
             }
-            Some(Ok(made)) => made,
             None => {
-                resolved.others.insert(key.clone());
-                BTreeMap::new()
+                memory.enabled = Switch::Absent;
+                memory.enabled_below = Switch::Absent;
+                resolved.needs_pods(key, false);
+                Ok(AllMade::default())
             }
         };
-        let is_gone = made.is_empty();
+        memory.waits = made.is_err();
+        let Ok(made) = made else {
+            // It is asked for; what has been told stays until there is an answer.
+            self.memories.insert(key.clone(), memory.into());
+            return;
+        };
         let before = std::mem::replace(&mut memory.made, made);
-        for name in before
-            .keys()
-            .filter(|name| !memory.made.contains_key(*name))
-        {
-            self.claims.release(name, &mut self.store);
-            resolved.changes.push(Change {
-                name: name.clone(),
-                service: None,
-                problems: Vec::new(),
-            });
+        if memory.made.is_empty() {
+            self.claims.forget(key);
         }
-        for (name, made) in &memory.made {
-            if before.get(name) != Some(made) {
-                resolved.changes.push(Change {
-                    name: name.clone(),
-                    service: made.service.clone(),
-                    problems: made.problems.clone(),
-                });
+        for (name, _) in before.iter() {
+            if memory.made.get(name).is_none() {
+                self.claims.release(name, key, &mut self.store);
+                resolved.change(name, Made::default());
             }
         }
-        if !is_gone {
-            self.memories.insert(key.clone(), memory);
+        for (name, made) in memory.made.iter() {
+            if before.get(name) != Some(made) {
+                resolved.change(name, made.clone());
+            }
+        }
+        if memory.is_needed() {
+            self.memories.insert(key.clone(), memory.into());
         }
     }
 
-    /// The Service, if it is to be balanced.
-    fn balanced(&self, key: &Key) -> Option<Arc<Service>> {
-        let service = self.store.services.get(key)?;
-        let deployment = self.store.deployment_of(key, service);
-        let below = deployment
-            .map(|(_, deployment)| deployment.asks)
-            .unwrap_or_default();
-        let asks = service.asks;
-        let is_function = asks.is_function || below.is_function;
-        let is_enabled = asks.is_enabled.or(below.is_enabled).unwrap_or(is_function);
-        is_enabled.then(|| service.clone())
-    }
-
-    /// Every service that a Service makes: one for each of its ports.
-    fn services(
+    /// What a Service makes, if it is to be balanced.
+    fn made_of(
         &mut self,
         key: &Key,
         service: &Service,
         memory: &mut Memory,
         resolved: &mut Resolved,
-    ) -> Result<BTreeMap<ServiceName, Made>, Waits> {
+    ) -> Result<AllMade, Waits> {
+        let Ok(main) = ServiceName::new(&key.namespace, &key.name) else {
+            // The API allows no such name, so nobody can ask for it either.
+            resolved.needs_pods(key, false);
+            return Ok(AllMade::default());
+        };
         let deployment = self.store.deployment_of(key, service);
         let deployment = deployment.map(|(key, it)| (key.clone(), it.clone()));
         let deployment = deployment.as_ref().map(|(key, it)| (key, it.as_ref()));
-        let about = About { key };
+        let about = About::service(key);
         let mut problems = Vec::new();
-        let Ok(main) = ServiceName::new(&key.namespace, &key.name) else {
-            // The API allows no such name, so nobody can ask for it either.
-            return Ok(BTreeMap::new());
-        };
-        let settings =
-            self.settings(&main, service, deployment, memory, resolved, &mut problems)?;
+        let below = deployment.map(|(key, it)| (key, it.asks));
+        if memory.is_balanced(&about, service.asks, below, &mut problems) {
+            return self.services(
+                (key, &main),
+                service,
+                deployment,
+                problems,
+                memory,
+                resolved,
+            );
+        }
+        resolved.needs_pods(key, false);
+        *memory = std::mem::take(memory).only_switches();
+        if problems.is_empty() {
+            return Ok(AllMade::default());
+        }
+        Ok(self.nothing(main, key, problems))
+    }
+
+    /// Nothing can be made of a Service.
+    fn nothing(&mut self, main: ServiceName, key: &Key, problems: Vec<ObjectProblem>) -> AllMade {
+        self.claims.release(&main, key, &mut self.store);
+        let (mut made, service) = (AllMade::default(), None);
+        made.put(main, Made { service, problems });
+        made
+    }
+
+    /// Every service that a Service makes: one for each of its ports.
+    fn services(
+        &mut self,
+        (key, main): (&Key, &ServiceName),
+        service: &Service,
+        deployment: Option<(&Key, &Deployment)>,
+        mut problems: Vec<ObjectProblem>,
+        memory: &mut Memory,
+        resolved: &mut Resolved,
+    ) -> Result<AllMade, Waits> {
+        let about = About::service(key);
+        let settings = self.settings(main, service, deployment, memory, resolved, &mut problems)?;
         let is_leader = settings.strategy.value == Strategy::Leader;
-        match is_leader {
-            true => resolved.leaders.insert(key.clone()),
-            false => resolved.others.insert(key.clone()),
-        };
-        let pods = self.pods.get(key);
-        if is_leader && pods.is_none_or(Pods::are_awaited) {
+        resolved.needs_pods(key, is_leader);
+        if is_leader && self.pods.get(key).is_none_or(Pods::are_awaited) {
             return Err(Waits);
         }
+        self.say_unreadable(key, deployment.map(|(key, _)| key), &mut problems);
         let by_pods = settings.intercept.value == Intercept::Pods;
         if let Some(problem) = about.unfit(service, by_pods) {
             problems.push(problem);
-            self.claims.release(&main, &mut self.store);
-            let made = Made {
-                service: None,
-                problems,
-            };
-            return Ok(BTreeMap::from([(main, made)]));
+            return Ok(self.nothing(main.clone(), key, problems));
         }
         let first = main_port(service);
-        let mut made = BTreeMap::new();
+        let mut made = AllMade::default();
         for port in &service.ports {
             let name = match Some(port) == first {
                 true => main.clone(),
-                false => match about.port_name(port) {
+                false => match port_name(key, port) {
                     Ok(name) => name,
                     Err(fault) => {
                         problems.push(about.problem(
@@ -268,66 +348,74 @@ impl Resolver {
                     }
                 },
             };
-            let before = memory
-                .made
-                .get(&name)
-                .and_then(|made| made.service.as_deref());
-            let mut own = Vec::new();
-            let frontends = about.frontends(
-                (&mut self.claims, &mut self.store),
-                &name,
-                service,
-                port,
-                &mut own,
-            );
-            let is_dual = (
-                frontends.iter().any(SocketAddr::is_ipv4),
-                frontends.iter().any(SocketAddr::is_ipv6),
-            );
-            let found = endpoints::Wanted {
-                port: &port.name,
-                families: is_dual,
-                zone: self.zone.as_ref(),
-                pods: pods.filter(|_| is_leader),
-            };
-            let slices = self.store.slices_of(key);
-            let mut backends = found.backends(slices, &mut own);
-            if backends.len() > MAX_BACKENDS_PER_SERVICE {
-                own.push(about.too_many(backends.len()));
-                backends = before
-                    .map(|before| before.backends.clone())
-                    .unwrap_or_default();
-            }
-            self.claims.apart(&mut backends, &about, &mut own);
-            let is_known = before.is_some() || self.claims.services() < MAX_SERVICES;
-            if !is_known {
-                own.push(about.problem(
-                    format!("{MAX_SERVICES} services are balanced already, and no more fit"),
-                    "take the annotation or label from some",
-                ));
-            }
-            let wanted = model::Service::new(name.clone(), settings.clone(), frontends, backends);
-            let can_be = is_known && (by_pods || !wanted.frontends.is_empty());
-            self.claims.keep(&name, can_be);
-            let service = can_be.then(|| match memory.made.get(&name) {
-                Some(Made {
-                    service: Some(before),
-                    ..
-                }) if **before == wanted => before.clone(),
-                _ => Arc::new(wanted),
-            });
-            made.insert(
-                name,
-                Made {
-                    service,
-                    problems: own,
-                },
-            );
+            let before = memory.made.get(&name).and_then(|it| it.service.as_ref());
+            let one = self.one((key, &name), service, port, &settings, before);
+            made.put(name, one);
         }
-        if let Some(main) = made.get_mut(&main) {
+        if let Some(main) = made.get_mut(main) {
             main.problems.extend(problems);
         }
         Ok(made)
+    }
+
+    /// Says which of the objects that a service is made of cannot be read.
+    fn say_unreadable(
+        &self,
+        key: &Key,
+        deployment: Option<&Key>,
+        problems: &mut Vec<ObjectProblem>,
+    ) {
+        if let Some(unreadable) = self.store.services.unreadable().get(key) {
+            problems.push(About::service(key).unreadable(unreadable));
+        }
+        let deployments = self.store.deployments.unreadable();
+        if let Some((key, unreadable)) = deployment.and_then(|key| deployments.get_key_value(key)) {
+            let kind = DeploymentBody::KIND;
+            problems.push(About { kind, key }.unreadable(unreadable));
+        }
+        let pods = self.pods.get(key).into_iter();
+        for (key, unreadable) in pods.flat_map(|pods| pods.unreadable()) {
+            let kind = PodBody::KIND;
+            problems.push(About { kind, key }.unreadable(unreadable));
+        }
+        let slices = self.store.slices.unreadable();
+        if slices.is_empty() {
+            return;
+        }
+        for (key, _) in self.store.slices_of(key) {
+            if let Some(unreadable) = slices.get(key) {
+                let kind = SliceBody::KIND;
+                problems.push(About { kind, key }.unreadable(unreadable));
+            }
+        }
+    }
+
+    /// All objects that cannot be read, whether anything is made of them or not.
+    pub(super) fn unreadable(&self) -> BTreeSet<ObjectProblem> {
+        let store = &self.store;
+        let pods = self.pods.values().flat_map(|pods| pods.unreadable());
+        let all = store
+            .services
+            .unreadable()
+            .iter()
+            .map(|it| (ServiceBody::KIND, it))
+            .chain(
+                store
+                    .slices
+                    .unreadable()
+                    .iter()
+                    .map(|it| (SliceBody::KIND, it)),
+            )
+            .chain(
+                store
+                    .deployments
+                    .unreadable()
+                    .iter()
+                    .map(|it| (DeploymentBody::KIND, it)),
+            )
+            .chain(pods.map(|it| (PodBody::KIND, it)));
+        all.map(|(kind, (key, why))| About { kind, key }.unreadable(why))
+            .collect()
     }
 
     /// The settings of all services of one Service; the last good ones if they are bad now.
@@ -362,24 +450,26 @@ impl Resolver {
             namespace: name.namespace.clone(),
             name: name.name.clone(),
         };
-        let about = About { key: &key };
-        problems.extend(
-            memory
-                .annotated
-                .problems()
-                .map(|problem| about.annotation("Service", problem)),
-        );
-        if let Some((at, _)) = deployment {
-            let about = About { key: at };
-            let wrong = memory.deployment.problems();
-            problems.extend(wrong.map(|problem| about.annotation("Deployment", problem)));
+        let about = About::service(&key);
+        let wrong = memory.annotated.problems();
+        problems.extend(wrong.map(|problem| about.annotation(problem)));
+        let publish = own.iter().find(|(name, _)| name == PUBLISH);
+        let publish = Switch::read(publish.map(|(_, value)| value.as_str()));
+        if publish == Switch::Bad {
+            problems.push(about.no_switch(PUBLISH));
         }
-        let environment = self.limit(deployment, memory, resolved, problems);
+        memory.publish = publish.or_last(memory.publish);
+        if let Some((key, _)) = deployment {
+            let kind = DeploymentBody::KIND;
+            let wrong = memory.deployment.problems();
+            problems.extend(wrong.map(|problem| About { kind, key }.annotation(problem)));
+        }
+        let environment = self.limit(deployment, &mut memory.limit, resolved, problems);
         let is_known = environment.is_ok();
         let sources = Sources {
             service: &memory.annotated,
             deployment: Some(&memory.deployment),
-            environment: environment.unwrap_or(memory.limit),
+            environment: environment.unwrap_or(memory.limit.last),
             is_function: service.asks.is_function
                 || deployment.is_some_and(|(_, it)| it.asks.is_function),
         };
@@ -401,188 +491,35 @@ impl Resolver {
                 memory.settings.clone().unwrap_or_else(plain)
             }
         };
-        if !is_known && settings.max_inflight.origin != Origin::Annotation {
+        // Of one that is balanced already the pods are followed meanwhile, and the last limit holds.
+        let is_new = memory.settings.is_none();
+        if !is_known && is_new && settings.max_inflight.origin != Origin::Annotation {
             return Err(Waits);
         }
         memory.settings = Some(settings.clone());
         Ok(settings)
     }
+}
 
-    /// What the Deployment's environment says of `max_inflight`.
-    fn limit(
-        &self,
-        deployment: Option<(&Key, &Deployment)>,
-        memory: &mut Memory,
-        resolved: &mut Resolved,
-        problems: &mut Vec<ObjectProblem>,
-    ) -> Result<Option<u32>, Waits> {
-        memory.config_map = None;
-        let Some((key, limit)) =
-            deployment.and_then(|(key, it)| Some((key, it.max_inflight.as_ref()?)))
-        else {
-            memory.limit = None;
-            return Ok(None);
+impl Resolved {
+    fn change(&mut self, name: &ServiceName, made: Made) {
+        let change = Change {
+            name: name.clone(),
+            service: made.service,
+            problems: made.problems,
         };
-        let mut wrong = |message: String, hint: &str| {
-            problems.push(ObjectProblem {
-                kind: "Deployment".to_owned(),
-                ..About { key }.problem(message, hint)
-            })
+        self.changes.insert(name.clone(), change);
+    }
+
+    fn needs_pods(&mut self, key: &Key, is_leader: bool) {
+        let (to, from) = match is_leader {
+            true => (&mut self.leaders, &mut self.others),
+            false => (&mut self.others, &mut self.leaders),
         };
-        let text = match limit {
-            Limit::Literal(text) => Some(text.to_string()),
-            Limit::Elsewhere => {
-                wrong(
-                    "the variable max_inflight comes from neither a literal nor a ConfigMap"
-                        .to_owned(),
-                    "write it as a literal or in a ConfigMap, or set the annotation idlefirst.dev/max-inflight",
-                );
-                return Ok(memory.limit);
-            }
-            Limit::ConfigMap { name, key: entry } => {
-                let at = key.beside(name);
-                memory.config_map = Some(at.clone());
-                match self.config_maps.get(&at) {
-                    None => {
-                        resolved.unknown_config_maps.insert(at);
-                        return Err(Waits);
-                    }
-                    Some(ConfigMap::Unreadable(why)) => {
-                        wrong(
-                            format!(
-                                "ConfigMap {name}, which holds max_inflight, cannot be read: {why}"
-                            ),
-                            "create it, and let the agent read ConfigMaps",
-                        );
-                        return Ok(memory.limit);
-                    }
-                    Some(ConfigMap::Holds(entries)) => entries.get(&**entry).cloned(),
-                }
-            }
-        };
-        let Some(text) = text else {
-            memory.limit = None;
-            return Ok(None);
-        };
-        match text.trim().parse::<u32>() {
-            Ok(limit) if limit <= MAX_INFLIGHT => memory.limit = Some(limit),
-            _ => wrong(
-                format!(
-                    "the variable max_inflight is {text:?}, which is no number from 0 to {MAX_INFLIGHT}"
-                ),
-                "write digits only; 0 is unlimited",
-            ),
-        }
-        Ok(memory.limit)
+        from.remove(key);
+        to.insert(key.clone());
     }
 }
 
-/// The port that keeps the Service's own name.
-fn main_port(service: &Service) -> Option<&Port> {
-    let named = service.ports.iter().find(|port| &*port.name == MAIN_PORT);
-    named.or(service.ports.first())
-}
-
-/// Words about one object.
-pub(super) struct About<'a> {
-    pub(super) key: &'a Key,
-}
-
-impl About<'_> {
-    pub(super) fn problem(
-        &self,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> ObjectProblem {
-        ObjectProblem {
-            kind: "Service".to_owned(),
-            namespace: self.key.namespace.to_string(),
-            name: self.key.name.to_string(),
-            annotation: None,
-            message: message.into(),
-            hint: hint.into(),
-        }
-    }
-
-    fn annotation(&self, kind: &str, problem: crate::config::AnnotationProblem) -> ObjectProblem {
-        ObjectProblem {
-            kind: kind.to_owned(),
-            annotation: Some(problem.annotation),
-            ..self.problem(problem.message, problem.hint)
-        }
-    }
-
-    /// Why nothing can be made of this Service at all.
-    fn unfit(&self, service: &Service, by_pods: bool) -> Option<ObjectProblem> {
-        if service.is_external_name {
-            let message =
-                "it is an ExternalName, which is a name and no address that could be steered";
-            return Some(self.problem(message, "balance the Service that the name stands for"));
-        }
-        if service.ports.is_empty() {
-            return Some(self.problem(
-                "it has no TCP port",
-                "add one; UDP and SCTP are not balanced",
-            ));
-        }
-        if service.cluster_ips.is_empty() && !by_pods {
-            let message = "it is headless, so there is no cluster IP to steer from";
-            let hint = "set idlefirst.dev/intercept: pods to steer what dials its pods, or give it a cluster IP";
-            return Some(self.problem(message, hint));
-        }
-        None
-    }
-
-    /// What clients dial to reach this port.
-    fn frontends(
-        &self,
-        (claims, store): (&mut Claims, &mut Store),
-        name: &ServiceName,
-        service: &Service,
-        port: &Port,
-        problems: &mut Vec<ObjectProblem>,
-    ) -> Vec<SocketAddr> {
-        let mut frontends = Vec::new();
-        for text in service.cluster_ips.iter().take(MAX_FRONTENDS_PER_SERVICE) {
-            let Ok(address) = text.parse::<IpAddr>() else {
-                problems.push(self.problem(
-                    format!("its cluster IP {text:?} is no IP address"),
-                    "write an address, or None",
-                ));
-                continue;
-            };
-            let frontend = canonical(SocketAddr::new(address, port.number));
-            if let Err(fault) = check_frontend(frontend) {
-                problems.push(self.problem(
-                    format!("{frontend} cannot be a frontend: {fault}"),
-                    "give the Service a cluster IP",
-                ));
-                continue;
-            }
-            if !frontends.contains(&frontend) {
-                frontends.push(frontend);
-            }
-        }
-        for (frontend, other) in claims.claim(name, self.key, &frontends, store) {
-            problems.push(self.problem(
-                format!("{frontend} is already a frontend of {other}"),
-                "give each Service cluster IPs of its own",
-            ));
-            frontends.retain(|each| *each != frontend);
-        }
-        frontends
-    }
-
-    /// The name of the service that a further port makes.
-    fn port_name(&self, port: &Port) -> Result<ServiceName, NameFault> {
-        let name = format!("{}:{}", self.key.name, port.name);
-        ServiceName::new(&self.key.namespace, &name)
-    }
-
-    fn too_many(&self, backends: usize) -> ObjectProblem {
-        self.problem(
-            format!("it has {backends} endpoints, and a service has at most {MAX_BACKENDS_PER_SERVICE}; those of before stay"),
-            "split the Service",
-        )
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,15 @@
 //! about.
 //!
 //! Pure. A relist is kept aside until it is complete and then swapped in whole, so that nothing
-//! flaps while it lasts; what it does not change is about nobody.
+//! flaps while it lasts; what it does not change is about nobody. An object that cannot be read
+//! stays as it was, and is noted as such until it can be read or is gone.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::kinds::{Deployment, Labels, Service, Slice};
-use super::object::Key;
+use super::keys::Keys;
+use super::kinds::{Deployment, DeploymentBody, Labels, Service, ServiceBody, Slice, SliceBody};
+use super::object::{Body as _, Key};
 
 /// What a watch tells of one kind.
 #[derive(Debug)]
@@ -18,13 +20,22 @@ pub(super) enum Told<T> {
     /// One of them.
     Listed(Key, T),
     /// One of them cannot be read.
-    ListedUnreadable(Key),
+    ListedUnreadable(Key, Unreadable),
     /// That was all.
     End,
     /// One is new or changed.
     Put(Key, T),
+    /// One is new or changed, and cannot be read.
+    PutUnreadable(Key, Unreadable),
     /// One is gone.
     Gone(Key),
+}
+
+/// An object that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    pub(super) uid: Option<String>,
+    pub(super) why: String,
 }
 
 /// One object before and after.
@@ -38,8 +49,11 @@ pub(super) struct Difference<T> {
 #[derive(Debug)]
 pub(super) struct Table<T> {
     current: HashMap<Key, Arc<T>>,
+    /// Those that cannot be read now.
+    unreadable: BTreeMap<Key, Unreadable>,
     /// The list under way.
     listed: HashMap<Key, Arc<T>>,
+    listed_unreadable: BTreeMap<Key, Unreadable>,
     pub(super) is_synced: bool,
 }
 
@@ -47,7 +61,9 @@ impl<T> Default for Table<T> {
     fn default() -> Self {
         Self {
             current: HashMap::new(),
+            unreadable: BTreeMap::new(),
             listed: HashMap::new(),
+            listed_unreadable: BTreeMap::new(),
             is_synced: false,
         }
     }
@@ -66,31 +82,53 @@ impl<T: PartialEq> Table<T> {
         self.current.keys()
     }
 
+    /// Those that cannot be read now.
+    pub(super) fn unreadable(&self) -> &BTreeMap<Key, Unreadable> {
+        &self.unreadable
+    }
+
     /// Takes in what a watch tells; gives what is not as it was.
     pub(super) fn hear(&mut self, told: Told<T>) -> Vec<Difference<T>> {
         match told {
-            Told::Begin => self.listed.clear(),
+            Told::Begin => {
+                self.listed.clear();
+                self.listed_unreadable.clear();
+            }
             Told::Listed(key, object) => {
                 self.listed.insert(key, Arc::new(object));
             }
-            Told::ListedUnreadable(key) => {
+            Told::ListedUnreadable(key, unreadable) => {
                 if let Some(object) = self.current.get(&key) {
-                    self.listed.insert(key, object.clone());
+                    self.listed.insert(key.clone(), object.clone());
                 }
+                self.listed_unreadable.insert(key, unreadable);
             }
             Told::End => return self.swap(),
-            Told::Put(key, object) => return self.put(key, Some(Arc::new(object))),
-            Told::Gone(key) => return self.put(key, None),
+            Told::Put(key, object) => {
+                let was_unreadable = self.unreadable.remove(&key).is_some();
+                return self.put(key, Some(Arc::new(object)), was_unreadable);
+            }
+            Told::PutUnreadable(key, unreadable) => {
+                let before = self.unreadable.insert(key.clone(), unreadable);
+                if before.as_ref() != self.unreadable.get(&key) {
+                    let stays = self.current.get(&key).cloned();
+                    return vec![Difference::staying(key, stays)];
+                }
+            }
+            Told::Gone(key) => {
+                let was_unreadable = self.unreadable.remove(&key).is_some();
+                return self.put(key, None, was_unreadable);
+            }
         }
         Vec::new()
     }
 
-    fn put(&mut self, key: Key, new: Option<Arc<T>>) -> Vec<Difference<T>> {
+    fn put(&mut self, key: Key, new: Option<Arc<T>>, is_news: bool) -> Vec<Difference<T>> {
         let old = match &new {
             Some(object) => self.current.insert(key.clone(), object.clone()),
             None => self.current.remove(&key),
         };
-        if old == new {
+        if old == new && !is_news {
             return Vec::new();
         }
         vec![Difference { key, old, new }]
@@ -100,11 +138,16 @@ impl<T: PartialEq> Table<T> {
         self.is_synced = true;
         let listed = std::mem::take(&mut self.listed);
         let mut before = std::mem::replace(&mut self.current, listed);
+        let unreadable = std::mem::take(&mut self.listed_unreadable);
+        let was_unreadable = std::mem::replace(&mut self.unreadable, unreadable);
         let mut differences = Vec::new();
         for (key, object) in &mut self.current {
             let old = before.remove(key);
             if let Some(old) = old.as_ref().filter(|old| *old == object) {
                 *object = old.clone();
+                if was_unreadable.get(key) != self.unreadable.get(key) {
+                    differences.push(Difference::staying(key.clone(), Some(old.clone())));
+                }
                 continue;
             }
             differences.push(Difference {
@@ -122,9 +165,20 @@ impl<T: PartialEq> Table<T> {
     }
 }
 
+impl<T> Difference<T> {
+    /// Of an object only whether it can be read has changed.
+    fn staying(key: Key, object: Option<Arc<T>>) -> Self {
+        Self {
+            key,
+            old: object.clone(),
+            new: object,
+        }
+    }
+}
+
 /// Keys by one label that they have or select, within a namespace.
 #[derive(Debug, Default)]
-struct ByLabel(HashMap<LabelAt, BTreeSet<Key>>);
+struct ByLabel(HashMap<LabelAt, Option<Keys>>);
 
 /// A namespace, and a label's name and value.
 type LabelAt = (Arc<str>, Arc<str>, Arc<str>);
@@ -133,25 +187,23 @@ impl ByLabel {
     fn add(&mut self, key: &Key, labels: &Labels) {
         for (name, value) in labels {
             let at = (key.namespace.clone(), name.clone(), value.clone());
-            self.0.entry(at).or_default().insert(key.clone());
+            Keys::add(self.0.entry(at).or_default(), key.clone());
         }
     }
 
     fn remove(&mut self, key: &Key, labels: &Labels) {
         for (name, value) in labels {
             let at = (key.namespace.clone(), name.clone(), value.clone());
-            if let Some(keys) = self.0.get_mut(&at) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.0.remove(&at);
-                }
+            let keys = self.0.get_mut(&at).and_then(Option::as_mut);
+            if keys.is_some_and(|keys| keys.remove(key)) {
+                self.0.remove(&at);
             }
         }
     }
 
-    fn at(&self, key: &Key, (name, value): &(Arc<str>, Arc<str>)) -> Option<&BTreeSet<Key>> {
-        self.0
-            .get(&(key.namespace.clone(), name.clone(), value.clone()))
+    fn at(&self, key: &Key, (name, value): &(Arc<str>, Arc<str>)) -> Option<&Keys> {
+        let at = (key.namespace.clone(), name.clone(), value.clone());
+        self.0.get(&at)?.as_ref()
     }
 }
 
@@ -161,7 +213,7 @@ pub(super) struct Store {
     pub(super) services: Table<Service>,
     pub(super) slices: Table<Slice>,
     pub(super) deployments: Table<Deployment>,
-    slices_of: HashMap<Key, BTreeSet<Key>>,
+    slices_of: HashMap<Key, Option<Keys>>,
     /// Slices that agents have published.
     pub(super) published: BTreeSet<Key>,
     by_selector: ByLabel,
@@ -192,11 +244,9 @@ impl Store {
         for Difference { key, old, new } in self.slices.hear(told) {
             if let Some(old) = old {
                 let service = key.beside(&old.service);
-                if let Some(slices) = self.slices_of.get_mut(&service) {
-                    slices.remove(&key);
-                    if slices.is_empty() {
-                        self.slices_of.remove(&service);
-                    }
+                let slices = self.slices_of.get_mut(&service).and_then(Option::as_mut);
+                if slices.is_some_and(|slices| slices.remove(&key)) {
+                    self.slices_of.remove(&service);
                 }
                 self.dirty.insert(service);
             }
@@ -206,8 +256,7 @@ impl Store {
                     self.published.insert(key.clone());
                 }
                 let service = key.beside(&new.service);
-                let slices = self.slices_of.entry(service.clone()).or_default();
-                slices.insert(key);
+                Keys::add(self.slices_of.entry(service.clone()).or_default(), key);
                 self.dirty.insert(service);
             }
         }
@@ -229,13 +278,30 @@ impl Store {
     /// Marks the services that select pods with these labels.
     fn note_selectors(&mut self, key: &Key, labels: &Labels) {
         for label in labels {
-            for service in self.by_selector.at(key, label).into_iter().flatten() {
+            let services = self.by_selector.at(key, label);
+            for service in services.into_iter().flat_map(Keys::iter) {
                 let selects = |service: &Arc<Service>| is_selected(&service.selector, labels);
                 if self.services.get(service).is_some_and(selects) {
                     self.dirty.insert(service.clone());
                 }
             }
         }
+    }
+
+    /// The uid of an object, where it is known.
+    pub(super) fn uid(&self, kind: &str, key: &Key) -> Option<String> {
+        let unreadable = match kind {
+            ServiceBody::KIND => self.services.unreadable(),
+            SliceBody::KIND => self.slices.unreadable(),
+            DeploymentBody::KIND => self.deployments.unreadable(),
+            _ => return None,
+        };
+        let kept = self
+            .services
+            .get(key)
+            .filter(|service| kind == ServiceBody::KIND && !service.uid.is_empty())
+            .map(|service| service.uid.to_string());
+        kept.or_else(|| unreadable.get(key)?.uid.clone())
     }
 
     /// Has this service looked at again.
@@ -248,6 +314,11 @@ impl Store {
         self.dirty.extend(self.services.keys().cloned());
     }
 
+    /// Whether there is no service to look at.
+    pub(super) fn is_settled(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
     /// The services to look at, which then need not be any more.
     pub(super) fn take_dirty(&mut self) -> HashSet<Key> {
         std::mem::take(&mut self.dirty)
@@ -256,6 +327,7 @@ impl Store {
     /// The slices of a service, by name, without those that only name its leader.
     pub(super) fn slices_of(&self, service: &Key) -> impl Iterator<Item = (&Key, &Arc<Slice>)> {
         let keys = self.slices_of.get(service).into_iter().flatten();
+        let keys = keys.flat_map(Keys::iter);
         let slices = keys.filter_map(|key| Some((key, self.slices.get(key)?)));
         slices.filter(|(_, slice)| !slice.is_ours)
     }
@@ -271,7 +343,7 @@ impl Store {
             .selector
             .iter()
             .map(by_label)
-            .min_by_key(|keys| keys.map_or(0, BTreeSet::len))??;
+            .min_by_key(|keys| keys.map_or(0, Keys::len))??;
         let fits = |key: &Key| {
             let (key, deployment) = self.deployments.current.get_key_value(key)?;
             is_selected(&service.selector, &deployment.labels).then_some((key, deployment))
@@ -285,3 +357,6 @@ impl Store {
 fn is_selected(selector: &Labels, labels: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|pair| labels.contains(pair))
 }
+
+#[cfg(test)]
+mod tests;

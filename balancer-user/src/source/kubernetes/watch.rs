@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
-use kube::{Client, Resource};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::kinds::{
-    Deployment, DeploymentBody, Pod, PodBody, Service, ServiceBody, Slice, SliceBody, Texts,
+    Deployment, DeploymentBody, Pod, PodBody, Service, ServiceBody, Slice, SliceBody,
 };
 use super::object::{Body, Key, Seen};
 use super::resolve::ConfigMap;
-use super::store::Told;
+use super::store::{Told, Unreadable};
+use super::texts::Texts;
 
 /// How long to wait before everything is listed again because a version is no longer kept.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
@@ -30,15 +31,32 @@ pub(super) enum Heard {
     Service(Told<Service>),
     Slice(Told<Slice>),
     Deployment(Told<Deployment>),
-    /// Of the Pods of this leader service.
-    Pod(Key, Told<Pod>),
-    /// The Pods of this leader service are not given.
-    NoPods(Key),
+    /// Of the Pods of a leader service.
+    Pod(Followed, Told<Pod>),
+    /// The Pods of a leader service are not given.
+    NoPods(Followed),
     /// Of the Pods on this node that bypass the balancer.
     Bypassing(Told<Pod>),
+    /// The API does not say, or not soon, which they are.
+    NoBypassing,
     ConfigMap(Key, ConfigMap),
-    /// An object that cannot be read; its last good state stays.
-    Unreadable(&'static str, Key, Arc<serde_json::Error>),
+}
+
+/// Whose Pods a watch is about, and which watch of them it is.
+#[derive(Debug, Clone)]
+pub(super) struct Followed {
+    pub(super) service: Key,
+    pub(super) number: u64,
+}
+
+impl Heard {
+    /// Whether all objects of a kind that there are many of have just been told.
+    pub(super) fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Service(Told::End) | Self::Slice(Told::End) | Self::Deployment(Told::End)
+        )
+    }
 }
 
 /// Follows one kind until dropped.
@@ -97,13 +115,13 @@ impl Watches {
     }
 
     /// Follows the Pods that a leader service selects.
-    pub(super) fn pods(&self, service: Key, selector: &str) -> Watch {
-        let refused = Heard::NoPods(service.clone());
+    pub(super) fn pods(&self, followed: Followed, selector: &str) -> Watch {
+        let refused = Heard::NoPods(followed.clone());
         self.follow::<PodBody, _>(
-            Api::namespaced(self.client.clone(), &service.namespace),
+            Api::namespaced(self.client.clone(), &followed.service.namespace),
             watcher::Config::default().labels(selector),
             PodBody::kept,
-            move |told| Heard::Pod(service.clone(), told),
+            move |told| Heard::Pod(followed.clone(), told),
             Some(refused),
         )
     }
@@ -118,7 +136,7 @@ impl Watches {
             config,
             PodBody::kept,
             Heard::Bypassing,
-            None,
+            Some(Heard::NoBypassing),
         )
     }
 
@@ -162,18 +180,8 @@ impl Watches {
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(kind = B::KIND, "the watch of the API is back");
                 }
-                let is_list = matches!(event, Event::InitApply(_));
-                let (told, unreadable) = match told(event, &kept) {
-                    Ok(told) => (Some(told), None),
-                    Err((key, error)) => {
-                        let listed = is_list.then(|| Told::ListedUnreadable(key.clone()));
-                        (listed, Some(Heard::Unreadable(B::KIND, key, error)))
-                    }
-                };
-                for each in told.map(&tell).into_iter().chain(unreadable) {
-                    if heard.send(each).await.is_err() {
-                        return;
-                    }
+                if heard.send(tell(told(event, &kept))).await.is_err() {
+                    return;
                 }
             }
         }))
@@ -186,31 +194,31 @@ fn is_gone(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
-fn told<B: Body, T>(
-    event: Event<Seen<B>>,
-    kept: &impl Fn(B, Option<String>) -> T,
-) -> Result<Told<T>, (Key, Arc<serde_json::Error>)> {
+fn told<B: Body, T>(event: Event<Seen<B>>, kept: &impl Fn(B, Option<String>) -> T) -> Told<T> {
     let keep = |seen: Seen<B>| {
         let key = seen.key();
-        let uid = seen.meta().uid.clone();
+        let uid = seen.meta.uid;
         match seen.body {
             Ok(body) => Ok((key, kept(body, uid))),
-            Err(error) => Err((key, error)),
+            Err(error) => {
+                let why = error.to_string();
+                Err((key, Unreadable { uid, why }))
+            }
         }
     };
-    Ok(match event {
+    match event {
         Event::Init => Told::Begin,
-        Event::InitApply(seen) => {
-            let (key, object) = keep(seen)?;
-            Told::Listed(key, object)
-        }
+        Event::InitApply(seen) => match keep(seen) {
+            Ok((key, object)) => Told::Listed(key, object),
+            Err((key, unreadable)) => Told::ListedUnreadable(key, unreadable),
+        },
         Event::InitDone => Told::End,
-        Event::Apply(seen) => {
-            let (key, object) = keep(seen)?;
-            Told::Put(key, object)
-        }
+        Event::Apply(seen) => match keep(seen) {
+            Ok((key, object)) => Told::Put(key, object),
+            Err((key, unreadable)) => Told::PutUnreadable(key, unreadable),
+        },
         Event::Delete(seen) => Told::Gone(seen.key()),
-    })
+    }
 }
 
 fn lock(texts: &Mutex<Texts>) -> std::sync::MutexGuard<'_, Texts> {
