@@ -37,24 +37,21 @@ impl Cgroup {
     /// A cgroup that single threads of this process can enter (so that tests in one process can
     /// each have their own), and children started from such threads or by `Place::command`.
     pub fn threaded(purpose: &str) -> Result<Self> {
-        let cgroup = Self::create(&home()?, purpose)?;
-        fs::write(cgroup.path.join("cgroup.type"), "threaded").with_context(|| {
-            format!(
-                "cannot make {} threaded: the cgroup above hands out memory or io controllers; \
-                 start this from a cgroup that does not",
-                cgroup.path.display()
-            )
-        })?;
-        Ok(cgroup)
+        Self::create(&home()?, &name::unique(purpose))?.with_threads()
+    }
+
+    /// One of just this name below a [`Cgroup::threaded`], and of the same kind.
+    pub fn below(&self, name: &str) -> Result<Self> {
+        Self::create(&self.path, name)?.with_threads()
     }
 
     /// A cgroup that any process of the machine can be moved to, below the hierarchy's root.
     pub fn domain(purpose: &str) -> Result<Self> {
-        Self::create(&unified()?, purpose)
+        Self::create(&unified()?, &name::unique(purpose))
     }
 
-    fn create(parent: &Path, purpose: &str) -> Result<Self> {
-        let path = parent.join(name::unique(purpose));
+    fn create(parent: &Path, name: &str) -> Result<Self> {
+        let path = parent.join(name);
         fs::create_dir(&path).with_context(|| {
             format!(
                 "cannot make the cgroup {}: this needs root and a writable cgroup2 mount",
@@ -62,6 +59,17 @@ impl Cgroup {
             )
         })?;
         Ok(Self { path })
+    }
+
+    fn with_threads(self) -> Result<Self> {
+        fs::write(self.path.join("cgroup.type"), "threaded").with_context(|| {
+            format!(
+                "cannot make {} threaded: the cgroup above hands out memory or io controllers; \
+                 start this from a cgroup that does not",
+                self.path.display()
+            )
+        })?;
+        Ok(self)
     }
 
     /// Its directory.
@@ -175,8 +183,13 @@ fn move_this_thread(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot move this thread: writing to {}", threads.display()))
 }
 
-/// Removes a cgroup as soon as nothing is in it any more.
+/// Removes a cgroup and those below, each as soon as nothing is in it any more.
 pub(crate) fn remove(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path())?;
+        }
+    }
     let removed = within(REMOVAL_DEADLINE, || match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

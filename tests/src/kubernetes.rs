@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{ErrorKind, Read, Write},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -26,6 +26,7 @@ use crate::{
     cluster::{Cluster, objects},
     crowd::{Crowd, assert_no_slot_astray, dial, pod_address, slots_taken},
     function::{Function, FunctionOptions, Work},
+    place::Place,
     run_dir::RunDir,
     wait::{eventually, eventually_eq},
 };
@@ -42,12 +43,12 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// How long a client that found nobody waits until it dials again.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// An agent that follows a cluster.
+/// An agent that follows an API server.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Stage<A = Cluster> {
     // In this order: the agent leaves its cgroup before that goes.
     agent: Agent,
-    cluster: Cluster,
+    api: A,
     crowd: Crowd,
     _dir: RunDir,
 }
@@ -84,19 +85,55 @@ impl Stage {
         objects: impl IntoIterator<Item = Value>,
         fault: impl FnOnce(&Cluster) -> Result<()>,
     ) -> Result<Self> {
-        let crowd = Crowd::new(pods)?;
-        let cluster = Cluster::start(crowd.netns.listen("127.0.0.1:0".parse()?)?)?;
-        cluster.put_all(objects)?;
-        fault(&cluster)?;
+        Self::begin_with(Crowd::new(pods)?, json!({}), objects, fault)
+    }
+
+    /// The same where the caller has prepared the pods' addresses and the clients' cgroup, with
+    /// more keys for the agent's configuration.
+    pub fn begin_with(
+        crowd: Crowd,
+        agent_keys: Value,
+        objects: impl IntoIterator<Item = Value>,
+        fault: impl FnOnce(&Cluster) -> Result<()>,
+    ) -> Result<Self> {
+        Self::follow(crowd, agent_keys, Vec::new(), |crowd, dir| {
+            let cluster = Cluster::start(crowd.netns.listen("127.0.0.1:0".parse()?)?)?;
+            cluster.put_all(objects)?;
+            fault(&cluster)?;
+            Ok((cluster.kubeconfig_file(dir)?, cluster))
+        })
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.api
+    }
+}
+
+impl<A> Stage<A> {
+    /// An agent, with more keys and variables, that follows whatever API server `serve` starts:
+    /// it is given a directory, and gives the kubeconfig that it wrote there. The agent need not
+    /// be ready.
+    pub fn follow(
+        crowd: Crowd,
+        agent_keys: Value,
+        environment: Vec<(String, String)>,
+        serve: impl FnOnce(&Crowd, &Path) -> Result<(PathBuf, A)>,
+    ) -> Result<Self> {
         let dir = RunDir::new("cluster")?;
-        let kubeconfig = cluster.kubeconfig_file(dir.path())?;
-        let agent = start(&crowd, &kubeconfig)?;
+        let (kubeconfig, api) = serve(&crowd, dir.path())?;
+        let agent = start(&crowd, agent_keys, environment, &kubeconfig)?;
         Ok(Self {
             agent,
-            cluster,
+            api,
             crowd,
             _dir: dir,
         })
+    }
+
+    /// The API server.
+    pub fn api(&self) -> &A {
+        &self.api
     }
 
     /// The agent.
@@ -109,9 +146,9 @@ impl Stage {
         &mut self.agent
     }
 
-    /// The cluster.
-    pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+    /// The namespace that all are in, and the cgroup that the agent works on.
+    pub fn crowd(&self) -> &Crowd {
+        &self.crowd
     }
 
     /// Starts the server of a pod, which serves at most `limit` at once.
@@ -157,6 +194,17 @@ impl Stage {
         clients: u64,
         change: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Outcomes)> {
+        self.under_load_from(self.crowd.place(), frontend, clients, change)
+    }
+
+    /// The same with clients that stand elsewhere.
+    pub fn under_load_from<T>(
+        &self,
+        place: Place<'_>,
+        frontend: SocketAddr,
+        clients: u64,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Outcomes)> {
         let ends = AtomicBool::new(false);
         let outcomes = Mutex::new(Outcomes::new());
         let calls = || {
@@ -172,7 +220,7 @@ impl Stage {
         };
         let changed = thread::scope(|scope| {
             let calling = scope.spawn(|| {
-                self.crowd.place().run_many(clients, |_| {
+                place.run_many(clients, |_| {
                     while !ends.load(SeqCst) {
                         let outcome = call(frontend);
                         let is_served = outcome == Outcome::Served;
@@ -312,8 +360,13 @@ pub fn assert_no_breach<'a>(pods: impl IntoIterator<Item = &'a Function>) {
     }
 }
 
-fn start(crowd: &Crowd, kubeconfig: &Path) -> Result<Agent> {
-    let config = json!({
+fn start(
+    crowd: &Crowd,
+    agent_keys: Value,
+    mut environment: Vec<(String, String)>,
+    kubeconfig: &Path,
+) -> Result<Agent> {
+    let mut config = json!({
         "source": "kubernetes",
         "agent": {
             "cgroup": "{cgroup}",
@@ -324,16 +377,19 @@ fn start(crowd: &Crowd, kubeconfig: &Path) -> Result<Agent> {
             "zone": "zone-1",
         },
     });
+    let keys = config["agent"].as_object_mut().context("a mapping")?;
+    keys.extend(agent_keys.as_object().cloned().unwrap_or_default());
     let kubeconfig = kubeconfig.display().to_string();
+    environment.push(("KUBECONFIG".to_owned(), kubeconfig));
     AgentOptions {
-        environment: vec![("KUBECONFIG".to_owned(), kubeconfig)],
+        environment,
         ..AgentOptions::new(&crowd.netns, &crowd.cgroup)
     }
     .spawn(&serde_json::to_string_pretty(&config)?)
 }
 
-/// Calls from where the calling thread is.
-fn call(frontend: SocketAddr) -> Outcome {
+/// Calls once from where the calling thread is.
+pub fn call(frontend: SocketAddr) -> Outcome {
     let stream = match dial(frontend) {
         Ok(stream) => stream,
         Err(error) => {

@@ -40,6 +40,7 @@ pub mod events;
 pub mod exact;
 pub mod function;
 pub mod http;
+pub mod kubepods;
 pub mod kubernetes;
 pub mod name;
 pub mod netns;

@@ -2,8 +2,20 @@
 
 use std::{
     fmt,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
+
+/// Names the factor by which every deadline is longer, a whole number, on machines that are slow
+/// for a known reason: emulated ones.
+pub const PATIENCE_VARIABLE: &str = "IDLEFIRST_PATIENCE";
+
+static PATIENCE: LazyLock<u32> = LazyLock::new(|| match std::env::var(PATIENCE_VARIABLE) {
+    Ok(text) => text
+        .parse()
+        .unwrap_or_else(|_| panic!("{PATIENCE_VARIABLE} is {text:?}, which is no whole number")),
+    Err(_) => 1,
+});
 
 /// A condition did not come true in time; holds what was observed last.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +35,7 @@ pub fn within<T, E: fmt::Display>(
     deadline: Duration,
     mut probe: impl FnMut() -> Result<T, E>,
 ) -> Result<T, TimedOut<E>> {
+    let deadline = deadline * *PATIENCE;
     let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {

