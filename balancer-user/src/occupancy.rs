@@ -174,7 +174,8 @@ impl Names {
     /// Those of everything in the maps.
     pub fn of(assignment: &Assignment) -> Self {
         let services = assignment.services().map(|(name, service)| {
-            let frontends = &service.frontends | &service.intercepted;
+            let mut frontends = service.intercepted.clone();
+            frontends.extend(&service.frontends);
             let name = name.clone();
             (service.id, Named { name, frontends })
         });

@@ -66,8 +66,8 @@ pub struct AssignedService {
     pub id: u32,
     /// Its settings as they stand in the record.
     pub(super) settings: RecordSettings,
-    /// The frontends that it asked for.
-    pub frontends: BTreeSet<SocketAddr>,
+    /// The frontends that it asked for, without duplicates; mostly one or two.
+    pub frontends: SmallVec<[SocketAddr; 2]>,
     /// The backends whose own addresses it intercepts. They may lead to another that does too.
     pub intercepted: BTreeSet<SocketAddr>,
     /// Its backends and the positions where they stand.
@@ -264,7 +264,7 @@ impl AssignedService {
         Self {
             id,
             settings,
-            frontends: BTreeSet::new(),
+            frontends: SmallVec::new(),
             intercepted: BTreeSet::new(),
             members: BTreeMap::new(),
             positions: Positions::new(),

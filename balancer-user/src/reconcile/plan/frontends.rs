@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use balancer_common::address::LeadsTo;
+use smallvec::SmallVec;
 
 use super::Planner;
 use crate::{
@@ -21,7 +22,9 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             return;
         };
         for frontend in &service.frontends {
-            assigned.frontends.insert(*frontend);
+            if !assigned.frontends.contains(frontend) {
+                assigned.frontends.push(*frontend);
+            }
             if self.assignment.frontends.insert(*frontend, assigned.id) != Some(assigned.id) {
                 let leads_to = LeadsTo::service(assigned.id);
                 let frontend = *frontend;
@@ -48,14 +51,16 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             return;
         };
         let id = assigned.id;
-        let keep: BTreeSet<_> = wanted
-            .iter()
-            .flat_map(|wanted| &wanted.frontends)
-            .copied()
-            .collect();
-        let unwanted = take_others(&mut assigned.frontends, &keep);
+        let is_wanted =
+            |frontend: &SocketAddr| wanted.is_some_and(|it| it.frontends.contains(frontend));
+        let (kept, unwanted) = assigned.frontends.drain(..).partition(is_wanted);
+        assigned.frontends = kept;
+        let unwanted: SmallVec<[SocketAddr; 2]> = unwanted;
         let keep: BTreeSet<_> = wanted.iter().flat_map(|it| it.intercepted()).collect();
-        let released = take_others(&mut assigned.intercepted, &keep);
+        let released: Vec<_> = assigned.intercepted.difference(&keep).copied().collect();
+        assigned
+            .intercepted
+            .retain(|address| keep.contains(address));
         for address in &released {
             if let Some(intercepted) = self.assignment.intercepted.get_mut(address) {
                 intercepted.by.remove(name);
@@ -102,11 +107,4 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             }
         }
     }
-}
-
-/// Takes out of a set what is not to be kept.
-fn take_others(set: &mut BTreeSet<SocketAddr>, keep: &BTreeSet<SocketAddr>) -> Vec<SocketAddr> {
-    let others: Vec<_> = set.difference(keep).copied().collect();
-    set.retain(|address| keep.contains(address));
-    others
 }

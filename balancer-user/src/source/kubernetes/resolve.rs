@@ -47,6 +47,8 @@ pub(super) struct Resolver {
     /// The agent's own zone.
     pub(super) zone: Option<Arc<str>>,
     memories: HashMap<Key, Box<Memory>>,
+    /// Those that were kept last.
+    last_settings: Arc<Settings>,
     pub(super) claims: Claims,
 }
 
@@ -76,7 +78,7 @@ struct Memory {
     enabled_below: Switch,
     publish: Switch,
     /// The last good settings.
-    settings: Option<Settings>,
+    settings: Option<Arc<Settings>>,
     /// The services made of it, as they were told, with what was wrong.
     made: AllMade,
     /// Whether it is not known yet what to make of it.
@@ -150,6 +152,7 @@ impl Resolver {
             pods: HashMap::new(),
             zone,
             memories: HashMap::new(),
+            last_settings: Arc::default(),
             claims: Claims::default(),
         }
     }
@@ -418,9 +421,17 @@ impl Resolver {
             .collect()
     }
 
+    /// A copy of settings to keep: most services have the same ones as the one before.
+    fn shared(&mut self, settings: &Settings) -> Arc<Settings> {
+        if *self.last_settings != *settings {
+            self.last_settings = Arc::new(settings.clone());
+        }
+        self.last_settings.clone()
+    }
+
     /// The settings of all services of one Service; the last good ones if they are bad now.
     fn settings(
-        &self,
+        &mut self,
         name: &ServiceName,
         service: &Service,
         deployment: Option<(&Key, &Deployment)>,
@@ -488,7 +499,8 @@ impl Resolver {
                     ..sources
                 };
                 let plain = || self.config.settings_of(name, &plain).unwrap_or_default();
-                memory.settings.clone().unwrap_or_else(plain)
+                let last = memory.settings.as_deref();
+                last.cloned().unwrap_or_else(plain)
             }
         };
         // Of one that is balanced already the pods are followed meanwhile, and the last limit holds.
@@ -496,7 +508,7 @@ impl Resolver {
         if !is_known && is_new && settings.max_inflight.origin != Origin::Annotation {
             return Err(Waits);
         }
-        memory.settings = Some(settings.clone());
+        memory.settings = Some(self.shared(&settings));
         Ok(settings)
     }
 }
