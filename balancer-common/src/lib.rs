@@ -26,6 +26,7 @@ pub mod counter;
 pub mod event;
 pub mod histogram;
 pub mod index;
+mod layout;
 pub mod maps;
 #[cfg(any(test, feature = "plain"))]
 pub mod plain;

@@ -1,10 +1,13 @@
 //! The records in plain memory: what tests and simulations run selection on.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{self, Ordering};
 
-use crate::service::{
-    Backend, IndexWords, LEAF_POSITIONS, Leaf, Membership, SERVICE_LEAVES, SERVICE_PRESENT,
-    Service, Tables,
+use crate::{
+    atomic::{AtomicU32, AtomicU64},
+    service::{
+        Backend, IndexWords, LEAF_POSITIONS, Leaf, Membership, SERVICE_LEAVES, SERVICE_PRESENT,
+        Service, Tables,
+    },
 };
 
 /// Vectors of records, all zero at first as in a fresh map.
@@ -13,9 +16,9 @@ pub struct Plain {
     services: Vec<Service>,
     leaves: Vec<Leaf>,
     backends: Vec<Backend>,
-    tables: Vec<Vec<AtomicU64>>,
-    random: AtomicU64,
-    now_ns: AtomicU64,
+    tables: Vec<Vec<u64>>,
+    random: atomic::AtomicU64,
+    now_ns: atomic::AtomicU64,
 }
 
 impl Plain {
@@ -26,14 +29,14 @@ impl Plain {
             leaves: (0..leaves).map(|_| empty_leaf()).collect(),
             backends: (0..backends).map(|_| empty_backend()).collect(),
             tables: (0..services).map(|_| Vec::new()).collect(),
-            random: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
-            now_ns: AtomicU64::new(1),
+            random: atomic::AtomicU64::new(0x9e37_79b9_7f4a_7c15),
+            now_ns: atomic::AtomicU64::new(1),
         }
     }
 
     /// Gives a service a table of positions.
     pub fn set_table(&mut self, service: u32, words: impl IntoIterator<Item = u64>) {
-        self.tables[service as usize] = words.into_iter().map(AtomicU64::new).collect();
+        self.tables[service as usize] = words.into_iter().collect();
     }
 
     /// Sets the clock.
@@ -85,8 +88,8 @@ impl Tables for Plain {
     }
 
     fn table_word(&self, service: u32, index: u32) -> Option<u64> {
-        let word = self.tables.get(service as usize)?.get(index as usize)?;
-        Some(word.load(Ordering::Relaxed))
+        let table = self.tables.get(service as usize)?;
+        table.get(index as usize).copied()
     }
 
     fn now_ns(&self) -> u64 {

@@ -11,7 +11,8 @@
 //!
 //! SERVICES, LEAVES and BACKENDS are mapped into the agent's memory, so every
 //! field is an atomic. Each says who writes it: *agent* means `reconcile`,
-//! *slots* means whoever takes or gives back a slot (kernel and agent).
+//! *slots* means whoever takes or gives back a slot (kernel and agent). Their sizes are held in
+//! `layout`.
 
 use crate::{
     address::{Address, Port},
@@ -106,9 +107,6 @@ pub struct Service {
     pub leaves: [AtomicU32; SERVICE_LEAVES],
 }
 
-const _: () = assert!(size_of::<Service>() == 424);
-const _: () = assert!(core::mem::offset_of!(Service, sent_at_ns) == 64);
-
 /// The service exists. Without it a frontend that points here is not steered.
 pub const SERVICE_PRESENT: u32 = 1;
 /// Newcomers may take a free slot before those who wait.
@@ -201,8 +199,6 @@ pub struct Leaf {
     pub backends: [AtomicU32; LEAF_POSITIONS],
 }
 
-const _: () = assert!(size_of::<Leaf>() == 272);
-
 /// Value of BACKENDS.
 #[repr(C)]
 #[derive(Debug)]
@@ -248,9 +244,6 @@ pub struct Backend {
     /// Writer: agent.
     pub memberships: [AtomicU64; MAX_MEMBERSHIPS],
 }
-
-const _: () = assert!(size_of::<Backend>() == 184);
-const _: () = assert!(core::mem::offset_of!(Backend, cold_at_ns) == 64);
 
 /// Probes found the backend unhealthy.
 pub const STATE_UNHEALTHY: u32 = 1;
