@@ -41,7 +41,7 @@ impl Machine<'_> {
     /// Boots, shows each report, and waits for the end. An error means that nothing was booted.
     pub(super) fn run(&self, tests: &[TestName]) -> Result<Outcome> {
         let begun = Instant::now();
-        let mut guest = Guest::start(&mut self.command())?;
+        let guest = Guest::start(&mut self.command())?;
         let mut outcome = Outcome::expecting(&self.kernel.release, tests);
         loop {
             let left = self.time_limit.saturating_sub(begun.elapsed());

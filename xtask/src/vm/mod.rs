@@ -26,9 +26,6 @@ pub(crate) struct Options {
     /// Series (6.1) or releases; without any, the newest of each series that packages offer
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Build for release
-    #[arg(long)]
-    release: bool,
     /// What QEMU runs the guest on; `kvm` where it works
     #[arg(long, default_value = "tcg")]
     accelerator: String,
@@ -38,6 +35,9 @@ pub(crate) struct Options {
     /// Tests that run side by side
     #[arg(long, value_name = "NUMBER", default_value_t = 2)]
     at_once: usize,
+    /// Only tests whose program and name, with a space between them, contain this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Only show which kernels packages offer
     #[arg(long)]
     list: bool,
@@ -89,7 +89,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .map(|offer| kernels::fetch(offer, &directory.join("kernels")))
         .collect::<Result<Vec<_>>>()?;
 
-    let programs = programs::build(&root, options.release)?;
+    let mut programs = programs::build(&root)?;
+    if let Some(text) = &options.only {
+        programs.keep_only(text)?;
+    }
     progress(&format!("packing {} tests", programs.tests.len()));
     let settings = image::Settings {
         at_once: options.at_once,

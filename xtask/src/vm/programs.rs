@@ -21,27 +21,91 @@ use crate::{
     process::{cargo, progress, run, target_directory},
 };
 
-/// Programs of the crate `tests`, and which tests of each; all of them if none is named.
+/// Programs of the crate `tests`, and which tests of each.
 const CHOSEN: &[(&str, &[&str])] = &[
-    ("steer", &[]),
-    ("families", &[]),
-    ("give_back", &[]),
-    ("give_back_failed", &[]),
-    ("limits", &[]),
-    ("overflow", &[]),
-    ("agent_loss", &[]),
-    ("breaker", &[]),
-    ("request_mode", &[]),
-    ("strategy_limits", &[]),
-    ("strategy_shares", &[]),
-    ("strategy_leader", &[]),
-    ("strategy_affinity", &[]),
-    ("strategy_near", &[]),
-    ("intercept_pods", &[]),
-    ("untouched", &[]),
-    ("connections", &[]),
-    ("rate_limit", &[]),
-    ("second_agent", &[]),
+    (
+        "steer",
+        &[
+            "a_pod_behind_two_services_has_one_count",
+            "connects_that_stay_each_get_an_idle_pod_and_the_next_is_refused",
+            "nothing_available_is_refused_inside_connect_in_every_form",
+        ],
+    ),
+    ("families", &["plain_and_mapped_share_one_count"]),
+    (
+        "give_back",
+        &[
+            "a_descriptor_in_a_letter_keeps_the_slot",
+            "the_client_is_killed",
+            "the_pod_closes_first",
+            "the_pod_resets",
+        ],
+    ),
+    (
+        "give_back_failed",
+        &[
+            "no_route_then_another_try_on_the_same_socket",
+            "nobody_answers_and_the_client_closes",
+            "the_pod_refuses",
+        ],
+    ),
+    (
+        "overflow",
+        &[
+            "a_client_in_a_namespace_of_its_own_waits_for_a_slot",
+            "a_client_in_the_agents_namespace_waits_for_a_slot",
+        ],
+    ),
+    (
+        "agent_loss",
+        &["without_the_agent_a_full_pod_is_better_than_none"],
+    ),
+    (
+        "breaker",
+        &[
+            "a_backend_that_refuses_is_out_after_five_failures_without_the_agents_help",
+            "a_trial_that_succeeds_lets_the_backend_take_part_again",
+        ],
+    ),
+    (
+        "request_mode",
+        &[
+            "a_connection_holds_no_slot_between_requests",
+            "a_slot_is_held_until_the_answer_is_complete",
+        ],
+    ),
+    (
+        "strategy_limits",
+        &["consistent_hash", "least_response_time", "random"],
+    ),
+    (
+        "strategy_shares",
+        &[
+            "the_next_connect_goes_to_one_of_those_with_the_fewest",
+            "weighted_turns_are_smooth",
+        ],
+    ),
+    (
+        "strategy_leader",
+        &["those_for_whom_the_leader_has_no_slot_wait_for_it"],
+    ),
+    (
+        "strategy_affinity",
+        &["each_client_has_a_pod_of_its_own_and_keeps_it"],
+    ),
+    (
+        "intercept_pods",
+        &["a_pod_that_dials_a_busy_pod_gets_an_idle_one_and_sees_whom_it_dialled"],
+    ),
+    (
+        "untouched",
+        &[
+            "names_of_listeners_and_of_what_they_accept",
+            "udp_to_the_frontend",
+        ],
+    ),
+    ("connections", &["they_can_be_listed_by_service"]),
+    ("second_agent", &["sigterm_and_sigint_leave_nothing_behind"]),
 ];
 
 /// Names an agent to take instead of building one, as for the tests.
@@ -59,10 +123,25 @@ pub(super) struct Programs {
     pub(super) tests: Vec<TestName>,
 }
 
-/// Builds all, as `cargo xtask test` does, so that one finds the other's work done.
-pub(super) fn build(root: &Path, release: bool) -> Result<Programs> {
-    let agent = agent(root, release)?;
-    let artefacts = build_tests(root, release)?;
+impl Programs {
+    /// Leaves out the tests that do not contain `text`; one at least must stay.
+    pub(super) fn keep_only(&mut self, text: &str) -> Result<()> {
+        self.tests.retain(|test| test.to_string().contains(text));
+        ensure!(
+            !self.tests.is_empty(),
+            "no test contains {text:?}\nwhat to do: see CHOSEN in xtask/src/vm/programs.rs"
+        );
+        let names: BTreeSet<_> = self.tests.iter().map(|test| &test.binary).collect();
+        self.with_tests.retain(|name, _| names.contains(name));
+        Ok(())
+    }
+}
+
+/// Builds the agent for release, since it starts for each test, and twice as fast so. The tests are
+/// built as `cargo xtask test` builds them, so that one finds the other's work done.
+pub(super) fn build(root: &Path) -> Result<Programs> {
+    let agent = agent(root)?;
+    let artefacts = build_tests(root)?;
     let mut with_tests = BTreeMap::new();
     let mut started_by_tests = Vec::new();
     for artefact in artefacts {
@@ -89,7 +168,7 @@ pub(super) fn build(root: &Path, release: bool) -> Result<Programs> {
     })
 }
 
-fn agent(root: &Path, release: bool) -> Result<PathBuf> {
+fn agent(root: &Path) -> Result<PathBuf> {
     if env::var_os(BINARY_VARIABLE).is_some() {
         let agent = tests::agent::binary()?;
         let path = agent.display();
@@ -98,13 +177,10 @@ fn agent(root: &Path, release: bool) -> Result<PathBuf> {
     }
     build_ebpf::build_own(root)?;
     let mut build = cargo(root);
-    build.args(["build", "--workspace", "--bin", "idlefirst"]);
-    if release {
-        build.arg("--release");
-    }
+    build.args(["build", "--release", "-p", "balancer-user"]);
+    build.args(["--bin", "idlefirst"]);
     run(&mut build, "read the compiler's message above")?;
-    let profile = if release { "release" } else { "debug" };
-    let agent = target_directory(root)?.join(profile).join("idlefirst");
+    let agent = target_directory(root)?.join("release").join("idlefirst");
     if !agent.exists() {
         bail!(
             "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
@@ -133,16 +209,13 @@ struct Profile {
     test: bool,
 }
 
-fn build_tests(root: &Path, release: bool) -> Result<Vec<Artefact>> {
+fn build_tests(root: &Path) -> Result<Vec<Artefact>> {
     let mut build = cargo(root);
     build
         .args(["test", "--workspace", "--no-run"])
         .args(["--message-format", "json-render-diagnostics"]);
     for (binary, _) in CHOSEN {
         build.args(["--test", binary]);
-    }
-    if release {
-        build.arg("--release");
     }
     eprintln!("$ {}", shown(&build));
     let output = build
@@ -173,12 +246,9 @@ fn chosen(programs: &BTreeMap<String, PathBuf>) -> Result<Vec<TestName>> {
         if let Some(stranger) = wanted.iter().find(|name| !present.contains(**name)) {
             bail!("{binary} has no test {stranger}\nwhat to do: name another in CHOSEN");
         }
-        let names = present
-            .iter()
-            .filter(|name| wanted.is_empty() || wanted.contains(&name.as_str()));
-        chosen.extend(names.map(|name| TestName {
+        chosen.extend(wanted.iter().map(|name| TestName {
             binary: (*binary).to_owned(),
-            name: name.clone(),
+            name: (*name).to_owned(),
         }));
     }
     Ok(chosen)
