@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+use balancer_common::{select, slot::Side};
+
 use super::ingredients::Rank;
 use super::tables::{Candidate, Table, maglev::Maglev, ranking, turns};
 use crate::kernel::Kernel;
@@ -167,7 +169,11 @@ impl Workshop {
             if tables.is_empty() {
                 continue;
             }
-            if let Err(error) = self.kernel.put_tables(tables) {
+            let placed = self.kernel.put_tables(tables);
+            if placed.is_ok() {
+                self.elect(some);
+            }
+            if let Err(error) = placed {
                 first_error.get_or_insert(error);
                 self.failed.extend(some.iter().cloned());
                 // Whatever they have: it has to be replaced.
@@ -190,6 +196,16 @@ impl Workshop {
             }
             None if was_failing => tracing::info!("all tables of backends are in place"),
             _ => {}
+        }
+    }
+
+    /// Has leaders elected where the first to lead have only now been ranked: whoever waits to hear
+    /// who leads before it connects would wait for ever.
+    fn elect(&self, furnished: &[(u32, Ingredients)]) {
+        for (service, ingredients) in furnished {
+            if matches!(ingredients, Ingredients::Ranking(_)) {
+                select::elect(self.kernel.memory(), *service, Side::Agent);
+            }
         }
     }
 
