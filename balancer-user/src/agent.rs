@@ -35,11 +35,14 @@ use crate::{
     reconcile::{Advice, Here, Mark, Marking, Progress, Reconciler},
     source::{
         file::{self, Fingerprint},
-        kubernetes::Cluster,
+        kubernetes::{Cluster, Watched},
     },
     state::{Snapshot, State},
     telemetry::{self, LogControl},
 };
+
+/// How long the end waits for leaders not to be published any more.
+const PUBLISHER_END: Duration = Duration::from_secs(3);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -75,7 +78,9 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     let state = parts.state.clone();
     let bypassing = parts.bypass.pods();
     let leaders = Leaders::new(parts.kernel.clone(), parts.progress.clone());
-    let mut running = parts.start(listeners);
+    let watched = cluster.as_ref().map(Cluster::watched).unwrap_or_default();
+    let publishing = cluster.as_ref().map(Cluster::publishing);
+    let mut running = parts.start(listeners, watched);
     let following = file::follow(config_path, overrides, state.clone(), fingerprint, resync);
     running.tasks.spawn(following);
     if let Some(cluster) = cluster {
@@ -93,6 +98,10 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
         }
     };
     running.end().await;
+    if let Some(publishing) = publishing {
+        // What is not given up by then runs out by itself.
+        let _ = tokio::time::timeout(PUBLISHER_END, ended(publishing)).await;
+    }
     outcome
 }
 
@@ -171,7 +180,7 @@ impl Parts {
     }
 
     /// Starts the tasks.
-    fn start(self, listeners: admin::Listeners) -> Running {
+    fn start(self, listeners: admin::Listeners, watched: Watched) -> Running {
         let (advice, advised) = mpsc::unbounded_channel();
         let verdicts = adaptive::Verdicts::default();
         let (observe, observations) = mpsc::unbounded_channel();
@@ -194,6 +203,7 @@ impl Parts {
             collects_metrics: self.agent.collect_metrics,
             stats: admin::StatsCache::default(),
             refusals: admin::ToldRefusals::default(),
+            watched,
         };
         let (stop, stopped) = watch::channel(());
         let mut tasks = JoinSet::new();

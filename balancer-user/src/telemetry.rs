@@ -11,13 +11,21 @@ use std::{
 
 use tracing::Level;
 use tracing_subscriber::{
-    Layer, Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    Layer, Registry,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// Whose lines follow the level: the agent's, the command's and the eBPF programs'.
 const OWN_TARGETS: [&str; 3] = ["balancer_user", "balancer_ebpf", "idlefirst"];
+
+/// Who has a line, as an error, for every request that fails, at every try. The agent itself says
+/// what comes of them; these are shown with level `debug`.
+const TOLD_ELSEWHERE: [&str; 2] = ["kube_client::client::builder", "kube_runtime::watcher"];
 
 /// Changes how much is logged. Clones control the same log.
 #[derive(Clone, Debug)]
@@ -78,7 +86,11 @@ fn targets(level: LogLevel) -> Targets {
     };
     // A greater level shows more.
     let targets = Targets::new().with_default(level.min(Level::INFO));
-    targets.with_targets(OWN_TARGETS.map(|target| (target, level)))
+    let targets = targets.with_targets(OWN_TARGETS.map(|target| (target, level)));
+    match level < Level::DEBUG {
+        true => targets.with_targets(TOLD_ELSEWHERE.map(|target| (target, LevelFilter::OFF))),
+        false => targets,
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +106,17 @@ mod tests {
         let error = targets(LogLevel::Error);
         assert!(!error.would_enable("balancer_user", &Level::WARN));
         assert!(!error.would_enable("hyper", &Level::WARN));
+    }
+
+    #[test]
+    fn requests_that_fail_are_told_by_the_agent_alone() {
+        let info = targets(LogLevel::Info);
+        for target in TOLD_ELSEWHERE {
+            assert!(!info.would_enable(target, &Level::ERROR), "{target}");
+            let debug = targets(LogLevel::Debug);
+            assert!(debug.would_enable(target, &Level::ERROR), "{target}");
+        }
+        assert!(info.would_enable("kube_client::config", &Level::WARN));
     }
 
     #[test]

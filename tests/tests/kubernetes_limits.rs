@@ -19,6 +19,8 @@ use tests::{
 const IP: &str = "10.96.0.10";
 /// From the change's last byte on the wire to connections that go by it.
 const AT_ONCE: Duration = Duration::from_millis(100);
+/// The longest between two look-ups of what a service waits for, on a busy machine.
+const LOOKED_UP_AGAIN: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_function_without_annotations_is_served_by_its_limit() -> Result<()> {
@@ -115,17 +117,71 @@ fn a_limit_in_a_config_map_counts_and_is_looked_up_once() -> Result<()> {
     wait_limit_shown(&stage, 3);
     stage.cluster().put(hello.deployment())?;
     wait_limit_shown(&stage, 2);
-    let requests = stage.cluster().requests();
-    let asked = requests
-        .iter()
-        .filter(|each| each.is("get", Kind::ConfigMap));
-    let asked = asked.count();
+    let asked = look_ups(&stage);
     ensure!(
         (1..=2).contains(&asked),
         "the ConfigMap was asked for {asked} times"
     );
     wait_free(&stage);
     stage.finish()
+}
+
+#[test]
+fn a_limit_in_a_config_map_that_comes_late_is_not_guessed() -> Result<()> {
+    let stage = Stage::new(1, [])?;
+    let pod = stage.serve(0, 1, Duration::from_millis(1))?;
+    let hello = Function::new(NAMESPACE, "hello", IP).max_inflight_from("limits", "hello");
+    stage.cluster().put_all(with_pods(&hello, [0]))?;
+    let (delay, outcomes) = stage.under_load(frontend(), 6, || {
+        wait_look_ups(&stage, 5);
+        let errors = stage.all_errors()?;
+        let told = errors.iter().any(|error| {
+            let message = error["message"].as_str().unwrap_or_default();
+            error["kind"] == "Deployment" && message.contains("ConfigMap limits")
+        });
+        ensure!(told, "{errors:?}");
+        ensure!(stage.call(frontend()) == Outcome::Unsteered, "not balanced");
+        let limits = objects::config_map(NAMESPACE, "limits", "hello", "1");
+        stage.cluster().put(limits)?;
+        let put = Instant::now();
+        wait_limit_shown(&stage, 1);
+        Ok(put.elapsed())
+    })?;
+    ensure!(delay <= LOOKED_UP_AGAIN, "known after {delay:?}");
+    let is_due = |outcome: &Outcome| match outcome {
+        Outcome::Served | Outcome::Unsteered => true,
+        Outcome::Answered(503, text) => text.contains("queue-timeout"),
+        _ => false,
+    };
+    assert!(outcomes.keys().all(is_due), "{outcomes:?}");
+    stage.wait_served(frontend());
+    assert_no_breach([&pod]);
+    assert_eq!(stage.all_errors()?, [Value::Null; 0]);
+    stage.finish()
+}
+
+#[test]
+fn a_limit_that_the_api_does_not_tell_at_first_is_not_guessed() -> Result<()> {
+    let hello = Function::new(NAMESPACE, "hello", IP).max_inflight_from("limits", "hello");
+    for code in [401, 403, 429, 500, 503] {
+        let limits = objects::config_map(NAMESPACE, "limits", "hello", "1");
+        let all = [limits].into_iter().chain(with_pods(&hello, [0]));
+        let mut stage = Stage::begin(1, all, |cluster| {
+            cluster.faults().answer([Kind::ConfigMap], code, 3);
+            Ok(())
+        })?;
+        let pod = stage.serve(0, 1, Duration::from_millis(1))?;
+        stage.agent_mut().wait_ready()?;
+        let ((), outcomes) = stage.under_load(frontend(), 6, || {
+            wait_limit_shown(&stage, 1);
+            Ok(())
+        })?;
+        stage.wait_served(frontend());
+        assert_no_breach([&pod]);
+        ensure!(look_ups(&stage) == 4, "{code}: {outcomes:?}");
+        stage.finish()?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -169,6 +225,23 @@ fn wait_limit(stage: &Stage, limit: usize, written: &Written) -> Result<Duration
     );
     let written = written.wait(SOON)?;
     Ok(in_force.saturating_duration_since(written.at))
+}
+
+/// How often ConfigMaps have been looked up.
+fn look_ups(stage: &Stage) -> usize {
+    let requests = stage.cluster().requests();
+    let look_ups = requests
+        .iter()
+        .filter(|each| each.is("get", Kind::ConfigMap));
+    look_ups.count()
+}
+
+fn wait_look_ups(stage: &Stage, count: usize) {
+    eventually(SOON, || -> Result<()> {
+        let made = look_ups(stage);
+        ensure!(made >= count, "{made} look-ups");
+        Ok(())
+    });
 }
 
 fn wait_limit_shown(stage: &Stage, limit: u32) {

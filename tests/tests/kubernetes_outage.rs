@@ -44,6 +44,79 @@ fn an_outage_changes_nothing_for_traffic_and_is_caught_up_with() -> Result<()> {
     stage.finish()
 }
 
+/// Waits do not grow with the outage: what has changed is seen soon after it.
+#[test]
+fn a_long_outage_is_over_when_it_ends() -> Result<()> {
+    let hello = function();
+    let (stage, pods) = set(&hello)?;
+    wait_watches(&stage, 1.0);
+    stage.cluster().faults().begin_outage()?;
+    // The outage itself is what takes time here.
+    thread::sleep(Duration::from_secs(10));
+    wait_watches(&stage, 0.0);
+    assert_eq!(stage.call(frontend()), Outcome::Served);
+    stage.cluster().put(slice(&hello, 1..3))?;
+    let over = Instant::now();
+    stage.cluster().faults().end_outage()?;
+    stage.wait_members("hello", 1..3);
+    let took = over.elapsed();
+    assert!(took < Duration::from_secs(4), "seen after {took:?}");
+    wait_watches(&stage, 1.0);
+    assert_no_breach(&pods);
+    stage.finish()
+}
+
+/// A list that fails again and again begins again and again, which is no sign of life.
+#[test]
+fn a_failing_watch_is_said_once_and_counted() -> Result<()> {
+    let hello = function();
+    let (stage, pods) = set(&hello)?;
+    let faults = stage.cluster().faults();
+    faults.answer([Kind::EndpointSlice], 500, u32::MAX);
+    faults.expire_streams([Kind::EndpointSlice]);
+    wait_watch(&stage, "EndpointSlice", 0.0);
+    stage.cluster().forget_requests();
+    eventually(SOON, || -> Result<()> {
+        let requests = stage.cluster().requests();
+        let lists = requests
+            .iter()
+            .filter(|each| each.is("list", Kind::EndpointSlice));
+        ensure!(lists.count() >= 3, "{requests:?}");
+        Ok(())
+    });
+    wait_watch(&stage, "Service", 1.0);
+    faults.heal()?;
+    wait_watches(&stage, 1.0);
+    let log = stage.agent().stderr();
+    let said = |what: &str| log.matches(what).count();
+    assert_eq!(said("a watch of the API failed"), 1, "{log}");
+    assert_eq!(said("the watch of the API is back"), 1, "{log}");
+    assert_eq!(said("failed with status"), 0, "{log}");
+    assert_no_breach(&pods);
+    stage.finish()
+}
+
+/// As when the cluster's store is put back to a backup.
+#[test]
+fn versions_that_begin_anew_are_followed() -> Result<()> {
+    let hello = function();
+    let (stage, pods) = set(&hello)?;
+    let ((), outcomes) = stage.under_load(frontend(), CLIENTS, || {
+        stage.cluster().faults().reset_version();
+        stage.cluster().put(slice(&hello, 1..3))?;
+        stage.wait_members("hello", 1..3);
+        for kind in FOLLOWED {
+            stage.cluster().wait_for_watches(kind, 1, SOON)?;
+        }
+        stage.cluster().put(slice(&hello, 0..2))?;
+        stage.wait_members("hello", 0..2);
+        Ok(())
+    })?;
+    assert_all_served(&outcomes);
+    assert_no_breach(&pods);
+    stage.finish()
+}
+
 #[test]
 fn forgotten_history_is_caught_up_with_without_flapping() -> Result<()> {
     let hello = function();
@@ -271,6 +344,22 @@ fn wait_missing_source(stage: &Stage) -> Result<()> {
     });
     ensure!(missing == json!(["source"]), "{missing}");
     Ok(())
+}
+
+/// Waits until the watches of every kind are up (1) or down (0).
+fn wait_watches(stage: &Stage, up: f64) {
+    for kind in FOLLOWED {
+        wait_watch(stage, kind.name(), up);
+    }
+}
+
+fn wait_watch(stage: &Stage, kind: &str, up: f64) {
+    eventually(SOON, || -> Result<()> {
+        let metrics = stage.agent().admin().get("/metrics")?.body;
+        let line = format!("idlefirst_api_watch_up{{kind=\"{kind}\"}} {up}\n");
+        ensure!(metrics.contains(&line), "no {line}in {metrics}");
+        Ok(())
+    });
 }
 
 /// Has everything listed again, and waits until that is done.

@@ -75,6 +75,7 @@ use crate::{
     metrics,
     overflow::Queues,
     reconcile::{Advice, Progress},
+    source::kubernetes::Watched,
     state::Snapshot,
     telemetry::LogControl,
 };
@@ -122,6 +123,8 @@ pub struct Context {
     pub stats: StatsCache,
     /// What `/v1/events` told already.
     pub refusals: ToldRefusals,
+    /// Which watches of the Kubernetes API are up.
+    pub watched: Watched,
 }
 
 impl Context {

@@ -1,15 +1,17 @@
-//! Tells the journal what shows only in numbers: refusals, and rejected configurations.
+//! Tells the journal what shows only in numbers or in the state: refusals, rejected
+//! configurations, and what is wrong with objects of the source.
 //!
 //! Whoever refuses only counts, and pays nothing for being watched; while anyone listens, the
 //! counts are looked at every 100 ms (less often if that would take too much time) and what they
 //! grew by is told. Run by `serve`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use imbl::OrdMap;
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
 use super::{
@@ -22,7 +24,7 @@ use crate::{
     kernel::KernelError,
     model::ServiceName,
     occupancy::Names,
-    state::Snapshot,
+    state::{ObjectProblem, Snapshot},
 };
 
 /// From one look at the refusals to the next.
@@ -82,6 +84,8 @@ fn differences(
 pub(super) async fn watch(context: Context, mut stopped: watch::Receiver<bool>) {
     let mut rejected = context.state.borrow().rejected;
     let mut state = context.state.clone();
+    let mut wrong = Wrong::default();
+    tell_wrong(&context, &state.borrow_and_update(), &mut wrong);
     let mut pause = EVERY;
     loop {
         tokio::select! {
@@ -90,7 +94,9 @@ pub(super) async fn watch(context: Context, mut stopped: watch::Receiver<bool>) 
                 if changed.is_err() {
                     return;
                 }
-                tell_rejected(&context, &state.borrow_and_update(), &mut rejected);
+                let snapshot = state.borrow_and_update().clone();
+                tell_rejected(&context, &snapshot, &mut rejected);
+                tell_wrong(&context, &snapshot, &mut wrong);
             }
             () = sleep(pause) => {
                 if context.journal.is_watched() {
@@ -114,6 +120,53 @@ fn tell_rejected(context: &Context, snapshot: &Snapshot, rejected: &mut u64) {
     }
 }
 
+fn tell_wrong(context: &Context, snapshot: &Snapshot, wrong: &mut Wrong) {
+    for happening in wrong.news(snapshot) {
+        context.journal.publish(happening);
+    }
+}
+
+/// What is wrong with objects of the source, as far as it was told.
+#[derive(Default)]
+struct Wrong {
+    config_errors: OrdMap<ServiceName, Arc<[ObjectProblem]>>,
+    unreadable: Arc<BTreeSet<ObjectProblem>>,
+    told: HashSet<ObjectProblem>,
+}
+
+impl Wrong {
+    /// What has come up. A problem that stays is not told again, nor one that goes from one
+    /// service to another.
+    fn news(&mut self, snapshot: &Snapshot) -> Vec<Happening> {
+        let is_same = self.config_errors.ptr_eq(&snapshot.config_errors)
+            && Arc::ptr_eq(&self.unreadable, &snapshot.unreadable);
+        if is_same {
+            return Vec::new();
+        }
+        self.config_errors = snapshot.config_errors.clone();
+        self.unreadable = snapshot.unreadable.clone();
+        let before = std::mem::take(&mut self.told);
+        let of_services = self
+            .config_errors
+            .iter()
+            .flat_map(|(name, them)| them.iter().map(move |each| (Some(name), each)));
+        let of_nobody = self.unreadable.iter().map(|each| (None, each));
+        let mut news = Vec::new();
+        for (name, problem) in of_services.chain(of_nobody) {
+            if !self.told.insert(problem.clone()) || before.contains(problem) {
+                continue;
+            }
+            let happening = Happening::new(Kind::ConfigError).reason("object");
+            let happening = happening.detail(problem.to_string());
+            news.push(match name {
+                Some(name) => happening.service(name.clone()),
+                None => happening,
+            });
+        }
+        news
+    }
+}
+
 /// Gives the time until the next look.
 async fn tell_refusals(context: &Context) -> Duration {
     let begun = Instant::now();
@@ -133,12 +186,63 @@ async fn tell_refusals(context: &Context) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::Config,
+        state::{Change, State},
+    };
 
     fn refused(counts: &[(&str, u64)]) -> Refused {
         let counts = counts.iter();
         counts
             .map(|(reason, count)| ((*reason).to_owned(), *count))
             .collect()
+    }
+
+    fn problem(name: &str) -> ObjectProblem {
+        ObjectProblem {
+            kind: "Service".to_owned(),
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            annotation: None,
+            message: "it is bad".to_owned(),
+            hint: "make it good".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_objects_is_told_when_it_comes_up() {
+        let loaded = Config::parse("source: kubernetes\n", "config.yaml", &|_| None).unwrap();
+        let state = State::new(loaded, "config.yaml".into());
+        let snapshots = state.subscribe();
+        let mut wrong = Wrong::default();
+        let mut news = || wrong.news(&snapshots.borrow());
+        let name = |name: &str| name.parse::<ServiceName>().unwrap();
+        let change = |service: &str, problems: &[&str]| Change {
+            name: name(service),
+            service: None,
+            problems: problems.iter().copied().map(problem).collect(),
+        };
+        let told = |about: &str| {
+            let happening = Happening::new(Kind::ConfigError).reason("object");
+            happening.detail(problem(about).to_string())
+        };
+        assert_eq!(news(), []);
+        state.amend(vec![change("default/a", &["one", "two"])]);
+        let of_a = |about| told(about).service(name("default/a"));
+        assert_eq!(news(), [of_a("one"), of_a("two")]);
+        assert_eq!(news(), []);
+        // It stays while another goes, and passes to another service.
+        state.amend(vec![change("default/a", &["one"])]);
+        assert_eq!(news(), []);
+        state.amend(vec![
+            change("default/a", &[]),
+            change("default/b", &["one"]),
+        ]);
+        assert_eq!(news(), []);
+        state.note_unreadable([problem("one"), problem("three")].into());
+        assert_eq!(news(), [told("three")]);
+        state.amend(vec![change("default/b", &["two"])]);
+        assert_eq!(news(), [told("two").service(name("default/b"))]);
     }
 
     #[test]

@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 use super::{
     Output, Report,
     client::Client,
+    status,
     table::{self, Column::Left, Column::Right, age, joined, limit, micros, or_dash},
 };
 use crate::{
-    admin::{BackendRow, Connections, MapSummary, ServiceFacts, ServiceSummary, Via},
+    admin::{BackendRow, Connections, MapSummary, Missing, ServiceFacts, ServiceSummary, Via},
     model::ServiceName,
 };
 
@@ -21,11 +22,25 @@ pub(super) async fn services(client: &Client, output: Output) -> anyhow::Result<
     }
     let services: Vec<ServiceSummary> = client.decode(PATH, &body)?;
     if services.is_empty() {
-        return Ok(Report::fine(
-            "No services. The agent's configuration names none.\n".to_owned(),
-        ));
+        return none(client).await;
     }
     Ok(Report::fine(services_table(&services)))
+}
+
+/// That there are no services, and why.
+async fn none(client: &Client) -> anyhow::Result<Report> {
+    if status::missing(client).await?.contains(&Missing::Source) {
+        return Ok(Report {
+            text: "No services yet. The agent has not read the cluster so far; its log says what \
+                   it waits for.\n"
+                .to_owned(),
+            fine: false,
+        });
+    }
+    Ok(Report::fine(
+        "No services. Neither the agent's file nor an object of the cluster names one.\n"
+            .to_owned(),
+    ))
 }
 
 fn services_table(services: &[ServiceSummary]) -> String {

@@ -89,7 +89,7 @@ async fn gather(client: &Client) -> anyhow::Result<Status> {
     })
 }
 
-async fn missing(client: &Client) -> anyhow::Result<Vec<Missing>> {
+pub(super) async fn missing(client: &Client) -> anyhow::Result<Vec<Missing>> {
     let answer = client.send(Method::GET, "/readyz", String::new()).await?;
     if answer.status != StatusCode::SERVICE_UNAVAILABLE {
         return Ok(Vec::new());

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::Config;
 use super::agreement;
+use super::keys::{SECTIONS, Section};
 use super::problem::{Findings, Problem, Spot};
 use super::raw;
 use super::settings::{self, Layer};
@@ -29,21 +30,76 @@ const MAX_VALUE_BYTES: usize = 4096;
 /// The settings in the annotations of one object, and the last good value of each.
 #[derive(Debug, Clone, Default)]
 pub struct Annotated {
+    /// By the setting's own name, not a short one.
     settings: BTreeMap<String, Remembered>,
 }
 
 /// One setting as it was annotated.
 #[derive(Debug, Clone)]
 struct Remembered {
-    /// The parts as they are written now.
-    written: Parts,
+    /// As it is written now.
+    written: Written,
     /// The last that was good.
     good: Option<Layer>,
     problems: Vec<Problem>,
 }
 
+/// How one setting is written in annotations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Written {
+    /// The name of the setting, which may be a short one.
+    name: String,
+    parts: Parts,
+    /// The spellings of the annotations.
+    spellings: Vec<String>,
+    /// Two annotations that say the same thing.
+    doubled: Option<[String; 2]>,
+}
+
 /// The parts of one setting and their values; the only one of most has no name.
 type Parts = BTreeMap<Option<String>, String>;
+
+impl Written {
+    /// Takes in an annotation.
+    fn add(&mut self, name: String, part: Option<String>, spelling: &str, value: &str) {
+        let is_other = !self.name.is_empty() && self.name != name;
+        if (is_other || self.parts.contains_key(&part)) && self.doubled.is_none() {
+            let same =
+                |other: &&String| is_other || other.replace('-', "_") == spelling.replace('-', "_");
+            if let Some(other) = self.spellings.iter().find(same) {
+                self.doubled = Some([other.clone(), spelling.to_owned()]);
+            }
+        }
+        self.spellings.push(spelling.to_owned());
+        self.name = name;
+        self.parts.insert(part, value.to_owned());
+    }
+
+    /// Reads it. Of two annotations that say the same thing neither holds.
+    fn read(&self) -> Result<Layer, Vec<Problem>> {
+        match &self.doubled {
+            None => read(&self.name, &self.parts),
+            Some([one, other]) => Err(vec![Problem::of_whole_file(
+                format!("{PREFIX}{one} and {PREFIX}{other} are the same setting"),
+                "keep one of them",
+            )]),
+        }
+    }
+}
+
+/// The setting that a short name stands for; any other name stands for itself.
+fn long_name(name: &str) -> &str {
+    let in_section = |section: &Section| match section.path.strip_prefix("defaults.") {
+        Some(mapping) => name.strip_prefix(mapping)?.strip_prefix('.'),
+        None => Some(name),
+    };
+    let keys = SECTIONS.iter().filter_map(|section| {
+        let inner = in_section(section)?;
+        section.keys.iter().find(|key| key.name == inner)
+    });
+    let mut long = keys.filter_map(|key| key.short_for);
+    long.next().unwrap_or(name)
+}
 
 /// Something wrong with one annotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,20 +116,20 @@ impl Annotated {
     /// Takes in what the object's annotations say now: names without [`PREFIX`], and values.
     /// Unchanged ones cost nothing.
     pub fn update<'a>(&mut self, annotations: impl IntoIterator<Item = (&'a str, &'a str)>) {
-        let mut wanted: BTreeMap<String, Parts> = BTreeMap::new();
-        for (name, value) in annotations {
-            if SWITCHES.contains(&name) {
+        let mut wanted: BTreeMap<String, Written> = BTreeMap::new();
+        for (spelling, value) in annotations {
+            if SWITCHES.contains(&spelling) {
                 continue;
             }
-            let name = name.replace('-', "_");
+            let name = spelling.replace('-', "_");
             let (setting, part) = match name.split_once('.') {
                 Some((mapping, part)) if MAPPINGS.contains(&mapping) => {
                     (mapping.to_owned(), Some(part.to_owned()))
                 }
                 _ => (name, None),
             };
-            let parts = wanted.entry(setting).or_default();
-            parts.insert(part, value.to_owned());
+            let written = wanted.entry(long_name(&setting).to_owned()).or_default();
+            written.add(setting, part, spelling, value.trim());
         }
         self.settings.retain(|name, _| wanted.contains_key(name));
         for (setting, written) in wanted {
@@ -82,7 +138,7 @@ impl Annotated {
                 continue;
             }
             let good = before.and_then(|before| before.good.clone());
-            let remembered = match read(&setting, &written) {
+            let remembered = match written.read() {
                 Ok(layer) => Remembered {
                     written,
                     good: Some(layer),
@@ -101,7 +157,11 @@ impl Annotated {
     /// What is wrong with them.
     pub fn problems(&self) -> impl Iterator<Item = AnnotationProblem> {
         self.settings.iter().flat_map(|(setting, remembered)| {
-            let annotation = format!("{PREFIX}{}", setting.replace('_', "-"));
+            let name = match remembered.written.doubled {
+                None => &remembered.written.name,
+                Some(_) => setting,
+            };
+            let annotation = format!("{PREFIX}{}", name.replace('_', "-"));
             remembered
                 .problems
                 .iter()
@@ -306,6 +366,41 @@ mod tests {
         own.update([("strategy", "p2c")]);
         assert_eq!(Vec::from_iter(own.problems()), []);
         assert_eq!(settings(&config, &own).max_inflight.value, 3);
+    }
+
+    #[test]
+    fn white_space_around_a_value_is_none_of_it() {
+        let own = annotated(&[("max-inflight", " 5 "), ("queue.timeout", "\t200ms\n")]);
+        assert_eq!(Vec::from_iter(own.problems()), []);
+        let all = settings(&config("source: kubernetes\n"), &own);
+        assert_eq!(all.max_inflight.value, 5);
+    }
+
+    #[test]
+    fn a_setting_that_is_written_twice_is_told_and_the_last_good_one_stays() {
+        let config = config("source: kubernetes\n");
+        for [one, other] in [
+            [("max-inflight", "2"), ("max_inflight", "3")],
+            [("queue.timeout", "2s"), ("queue-timeout-ms", "3000")],
+            [("queue.retries", "2"), ("queue.attempts", "3")],
+            [
+                ("rate-limit.per-second", "3"),
+                ("rate_limit.per_second", "4"),
+            ],
+        ] {
+            let mut own = annotated(&[one]);
+            let before = settings(&config, &own);
+            own.update([one, other]);
+            let problems: Vec<_> = own.problems().collect();
+            let [problem] = &problems[..] else {
+                panic!("{one:?}, {other:?}: {problems:?}");
+            };
+            assert!(problem.message.contains(one.0), "{problem:?}");
+            assert!(problem.message.contains(other.0), "{problem:?}");
+            assert_eq!(settings(&config, &own), before);
+            own.update([other]);
+            assert_eq!(Vec::from_iter(own.problems()), []);
+        }
     }
 
     #[test]

@@ -105,9 +105,9 @@ const TOP: Section = Section {
     meaning: "The top of the file.",
     keys: &[key(
         "source",
-        "`file`",
+        "`file`, `kubernetes`",
         "file",
-        "Where services come from: this file.",
+        "Where services come from: this file, or the Kubernetes API. A change needs a restart.",
     )],
 };
 

@@ -355,6 +355,13 @@ pub(super) const CONFIG_REJECTED: Definition = metric(
     &[],
     "Changes of the configuration that were rejected.",
 );
+pub(super) const API_WATCH_UP: Definition = metric(
+    "idlefirst_api_watch_up",
+    Kind::Gauge,
+    &["kind"],
+    "1 while all watches of a kind of objects of the Kubernetes API work, 0 while one of them keeps \
+     failing or has not told everything yet: what has changed since is not known.",
+);
 pub(super) const OMITTED: Definition = metric(
     "idlefirst_metrics_omitted",
     Kind::Gauge,
@@ -410,6 +417,7 @@ pub const METRICS: &[Definition] = &[
     CONFIG_GENERATION,
     CONFIG_ACCEPTED,
     CONFIG_REJECTED,
+    API_WATCH_UP,
     OMITTED,
 ];
 

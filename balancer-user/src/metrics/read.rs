@@ -25,6 +25,7 @@ use crate::{
     kernel::{Kernel, KernelError},
     model::{ServiceName, Strategy},
     occupancy::{BackendIds, BackendState, Names, Occupancy, granted, members},
+    source::kubernetes::Watched,
     state::Snapshot,
 };
 
@@ -76,7 +77,7 @@ pub(super) fn families(
         .chain(about_programs(kernel, &decisions)?)
         .chain(about_maps(kernel, &shown)?)
         .chain(about_configuration(snapshot, context.progress.generation()))
-        .chain([omitted(&shown)])
+        .chain([about_watches(&context.watched), omitted(&shown)])
         .filter_map(Family::finish);
     // Probes keep their histogram themselves, with buckets and labels of its own.
     Ok(before
@@ -370,6 +371,14 @@ fn about_configuration(snapshot: &Snapshot, in_kernel: u64) -> Vec<Family> {
         Family::single(metric::CONFIG_ACCEPTED, since_1970.as_secs_f64()),
         Family::single(metric::CONFIG_REJECTED, snapshot.rejected as f64),
     ]
+}
+
+pub(super) fn about_watches(watched: &Watched) -> Family {
+    let mut up = Family::new(metric::API_WATCH_UP);
+    for (kind, is_up) in watched.by_kind() {
+        up.push(&[kind], f64::from(u8::from(is_up)));
+    }
+    up
 }
 
 fn omitted(shown: &Shown) -> Family {

@@ -21,6 +21,7 @@ use crate::{
     admin::{Counts, DecisionTimes, Tally},
     failover::Failovers,
     model::Strategy,
+    source::kubernetes::Watched,
 };
 
 fn text(families: Vec<Family>) -> String {
@@ -213,4 +214,19 @@ fn leader_services_show_their_failovers_from_the_start_and_all_show_their_strate
         !text.contains(r#"failovers_total{function="other""#),
         "{text}"
     );
+}
+
+#[test]
+fn a_kind_that_is_not_heard_of_is_down() {
+    let watched = Watched::default();
+    let mut service = watched.follow("Service");
+    let _pod = watched.follow("Pod");
+    service.set(true);
+    let text = text(vec![read::about_watches(&watched)]);
+    for line in [
+        "idlefirst_api_watch_up{kind=\"Pod\"} 0\n",
+        "idlefirst_api_watch_up{kind=\"Service\"} 1\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }

@@ -75,6 +75,7 @@ pub(super) fn replace(store: &Store, target: &Target, body: &[u8]) -> Edited {
                 problem: "must be specified for an update",
             });
         }
+        check_immutable(present, &fields)?;
         Ok(Decision::PutIfOther(fields))
     })?;
     Ok((StatusCode::OK, outcome.object))
@@ -143,7 +144,10 @@ fn merge(store: &Store, target: &Target, body: &[u8]) -> Edited {
         let mut value = Value::Object(present.value());
         apply::merge(&mut value, patch);
         match value {
-            Value::Object(fields) => Ok(Decision::PutIfOther(fields)),
+            Value::Object(fields) => {
+                check_immutable(present, &fields)?;
+                Ok(Decision::PutIfOther(fields))
+            }
             _ => Err(BadRequest::Body {
                 problem: "a patch must be an object".to_owned(),
             }
@@ -166,8 +170,12 @@ fn apply(store: &Store, target: &Target, request: &Request, body: &[u8]) -> Edit
         if let Some(present) = present {
             meets(present, &uid, &asked)?;
         }
-        let present = present.map(|present| present.value());
-        apply::apply(target.kind, present, fields, manager, force).map(Decision::PutIfOther)
+        let before = present.map(|present| present.value());
+        let fields = apply::apply(target.kind, before, fields, manager, force)?;
+        if let Some(present) = present {
+            check_immutable(present, &fields)?;
+        }
+        Ok(Decision::PutIfOther(fields))
     })?;
     let status = if outcome.created {
         StatusCode::CREATED
@@ -239,6 +247,21 @@ fn meets(present: &Object, uid: &str, asked: &str) -> Result<(), Refused> {
     }
     if !asked.is_empty() && asked != present.revision.to_string() {
         return conflict(asked);
+    }
+    Ok(())
+}
+
+/// Refuses another family of addresses for a slice that is there.
+fn check_immutable(present: &Object, fields: &Fields) -> Result<(), Refused> {
+    let before = present.value();
+    let field = "addressType";
+    if present.kind == Kind::EndpointSlice && before.get(field) != fields.get(field) {
+        return Err(Refused::Invalid {
+            kind: present.kind,
+            name: present.name.clone(),
+            field,
+            problem: "field is immutable",
+        });
     }
     Ok(())
 }

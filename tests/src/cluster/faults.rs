@@ -159,6 +159,13 @@ impl Faults {
         }
     }
 
+    /// Counts versions from the start again, as when the API's store was put back to a backup, and
+    /// breaks all streams: who wants to go on from a version not yet come to gets 504.
+    pub fn reset_version(&self) {
+        self.store.reset_version();
+        self.break_streams(Kind::ALL);
+    }
+
     /// Whether a watch from a forgotten version gets 410 as its HTTP status, or (as at first) as
     /// the only event of its stream. Clients meet both.
     pub fn gone_as_status(&self, on: bool) {

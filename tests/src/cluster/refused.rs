@@ -60,6 +60,14 @@ pub enum Refused {
         /// The oldest from which a watch can begin.
         oldest: u64,
     },
+    /// 504: the version asked for is one that the server has not come to.
+    #[error("Too large resource version: {asked}, current: {now}")]
+    TooLarge {
+        /// The version asked for.
+        asked: u64,
+        /// The newest.
+        now: u64,
+    },
     /// 410: the list to be continued is no longer known.
     #[error("the provided continue parameter is too old; list again from the start")]
     ContinueExpired,
@@ -162,6 +170,7 @@ impl Refused {
             Self::Expired { .. } | Self::ContinueExpired => 410,
             Self::UnsupportedMediaType { .. } => 415,
             Self::Invalid { .. } => 422,
+            Self::TooLarge { .. } => 504,
             Self::OnDemand { code } => *code,
         }
     }
@@ -182,6 +191,7 @@ impl Refused {
             (_, 429) => "TooManyRequests",
             (_, 500) => "InternalError",
             (_, 503) => "ServiceUnavailable",
+            (_, 504) => "Timeout",
             _ => "",
         }
     }
@@ -205,10 +215,20 @@ impl Refused {
         let about = match self {
             Self::NotFound { kind, name }
             | Self::AlreadyExists { kind, name }
-            | Self::Conflict { kind, name, .. }
-            | Self::Invalid { kind, name, .. } => {
+            | Self::Conflict { kind, name, .. } => {
                 json!({"name": name, "group": kind.group(), "kind": kind.plural()})
             }
+            Self::Invalid {
+                kind,
+                name,
+                field,
+                problem,
+            } => json!({
+                "name": name,
+                "group": kind.group(),
+                "kind": kind.name(),
+                "causes": [{"reason": "FieldValueInvalid", "message": problem, "field": field}],
+            }),
             Self::Forbidden { kind } => json!({"group": kind.group(), "kind": kind.plural()}),
             Self::FieldConflict { fields, manager } => json!({
                 "causes": fields.iter().map(|field| json!({
@@ -216,6 +236,13 @@ impl Refused {
                     "message": format!("conflict with {manager:?}"),
                     "field": field,
                 })).collect::<Vec<_>>(),
+            }),
+            Self::TooLarge { .. } => json!({
+                "causes": [{
+                    "reason": "ResourceVersionTooLarge",
+                    "message": "Too large resource version",
+                }],
+                "retryAfterSeconds": 1,
             }),
             _ => return status,
         };

@@ -256,6 +256,12 @@ impl Store {
                     stream.send(Sort::Initial, bookmark(kind, revision, true), None);
                 }
             }
+            Begin::After(asked) if *asked > revision => {
+                return Err(Refused::TooLarge {
+                    asked: *asked,
+                    now: revision,
+                });
+            }
             Begin::After(asked) if *asked < shelf.forgotten => {
                 return Err(Refused::Expired {
                     asked: *asked,
@@ -303,6 +309,17 @@ impl Store {
         let shelf = &mut inner.shelves[kind.index()];
         shelf.history.clear();
         shelf.forgotten = revision;
+    }
+
+    /// Counts versions from the start again, as after a restore; objects stay as they are.
+    pub(super) fn reset_version(&self) {
+        let mut inner = self.lock();
+        inner.revision = 1;
+        inner.snapshots.clear();
+        for shelf in &mut inner.shelves {
+            shelf.history.clear();
+            shelf.forgotten = 0;
+        }
     }
 
     /// Tells the open streams of a kind that they are too old, which is their end.

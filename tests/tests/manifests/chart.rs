@@ -4,7 +4,7 @@
 //! comparison needs no `helm`, and a chart that was changed without being rendered is noticed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{build, deploy, kinds, objects, read, replace, updating};
+use super::{build, deploy, idlefirst, kinds, objects, read, replace, updating};
 
 /// The chart with its own values.
 const DEFAULT: &str = "rendered.yaml";
@@ -25,7 +25,7 @@ fn everything() -> Value {
     json!({
         "privileged": true,
         "publishLeader": {"enabled": true},
-        "monitoring": {"podMonitor": {"enabled": true}, "prometheusRule": {"enabled": true}},
+        "monitoring": {"serviceMonitor": {"enabled": true}, "prometheusRule": {"enabled": true}},
     })
 }
 
@@ -73,6 +73,45 @@ fn the_schema_knows_every_value_and_no_other() -> Result<()> {
     }
     assert_eq!(schema["additionalProperties"], false);
     Ok(())
+}
+
+/// Names under `defaults` and `functions` that stand for others there.
+const SHORT: [&str; 5] = [
+    "queue_timeout_ms",
+    "queue_buffer_size",
+    "max_retries",
+    "health_check_interval_ms",
+    "queue.retries",
+];
+
+#[test]
+fn the_schema_knows_every_key_of_the_configuration_and_no_other() -> Result<()> {
+    let defaults: Value = serde_saphyr::from_str(&idlefirst(&["config", "defaults"])?)?;
+    let text = read(&directory().join("values.schema.json"))?;
+    let schema: Value = serde_json::from_str(&text)?;
+    for (section, definition) in [("agent", "agent"), ("defaults", "settings")] {
+        let mut expected = paths(&defaults[section], |value| value);
+        if section == "defaults" {
+            expected.extend(SHORT.map(str::to_owned));
+        }
+        let known = paths(
+            &schema["$defs"][definition]["properties"],
+            |value| &value["properties"],
+        );
+        assert_eq!(known, expected, "{section}");
+    }
+    Ok(())
+}
+
+/// The keys of a mapping, and of the mappings in it; `inner` leads into those.
+fn paths(mapping: &Value, inner: impl Fn(&Value) -> &Value) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for (key, value) in mapping.as_object().into_iter().flatten() {
+        let within = inner(value).as_object().into_iter().flatten();
+        paths.extend(within.map(|(name, _)| format!("{key}.{name}")));
+        paths.insert(key.clone());
+    }
+    paths
 }
 
 /// Objects by name, without what only one of the two has: Helm makes no namespace of its own, and

@@ -60,7 +60,7 @@ fn check(object: &Value) -> Result<()> {
         }
         ("rbac.authorization.k8s.io/v1", "Role") => comes_back::<Role>(object),
         ("rbac.authorization.k8s.io/v1", "RoleBinding") => comes_back::<RoleBinding>(object),
-        ("monitoring.coreos.com/v1", "PodMonitor") => comes_back::<PodMonitor>(object),
+        ("monitoring.coreos.com/v1", "ServiceMonitor") => comes_back::<ServiceMonitor>(object),
         ("monitoring.coreos.com/v1", "PrometheusRule") => comes_back::<PrometheusRule>(object),
         _ => bail!("{version} {kind} is not expected here"),
     }
@@ -124,6 +124,8 @@ fn refers_to_something(object: &Value, names: &BTreeSet<String>) -> Result<()> {
             selects_itself(object)?;
         }
         "Deployment" => selects_itself(object)?,
+        // It selects Services by labels that the agent's own has, which has the agent's name.
+        "ServiceMonitor" => exists("Service", namespace, &object["metadata"]["name"])?,
         _ => {}
     }
     Ok(())
@@ -164,14 +166,14 @@ struct Custom<S> {
     spec: S,
 }
 
-type PodMonitor = Custom<PodMonitorSpec>;
+type ServiceMonitor = Custom<ServiceMonitorSpec>;
 type PrometheusRule = Custom<PrometheusRuleSpec>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct PodMonitorSpec {
+struct ServiceMonitorSpec {
     selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
-    pod_metrics_endpoints: Vec<Endpoint>,
+    endpoints: Vec<Endpoint>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -11,6 +11,7 @@ mod kinds;
 mod watching;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -158,6 +159,17 @@ fn the_agent_gets_no_more_than_it_needs() -> Result<()> {
 
     // The base changes nothing in the cluster but Events, and sees no secret.
     let rules = build::one(&base, "ClusterRole")?["rules"].clone();
+    let mut allowed = BTreeMap::new();
+    for rule in rules.as_array().context("rules")? {
+        for resource in rule["resources"].as_array().context("resources")? {
+            let resource = resource.as_str().context("a name")?;
+            allowed.insert(resource, rule["verbs"].to_string());
+        }
+    }
+    // What is watched is never asked for by itself.
+    for followed in ["services", "endpointslices", "deployments", "pods"] {
+        assert_eq!(allowed[followed], r#"["list","watch"]"#, "{followed}");
+    }
     for rule in rules.as_array().context("rules")? {
         let words = |key: &str| rule[key].as_array().cloned().unwrap_or_default();
         let writes = words("verbs")

@@ -137,7 +137,10 @@ fn alerts_ask_for_metrics_that_exist_and_have_a_runbook() -> Result<()> {
     ensure!(!alerts.is_empty(), "there are no alerts");
     for alert in &alerts {
         check(&alert.expr, &metrics).with_context(|| alert.alert.clone())?;
-        let runbook = alert.annotations.get("runbook").context("no runbook")?;
+        let runbook = alert
+            .annotations
+            .get("runbook_url")
+            .context("no runbook_url")?;
         let (file, anchor) = runbook.split_once('#').context("no anchor")?;
         let text = read(&repository().join(file))?;
         ensure!(

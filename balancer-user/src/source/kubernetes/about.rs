@@ -2,11 +2,13 @@
 //!
 //! Pure; called by `resolve`, `limit`, `endpoints` and `claims`.
 
+use std::net::SocketAddr;
+
 use super::kinds::{Service, ServiceBody};
 use super::object::{Body as _, Key};
 use super::store::Unreadable;
 use crate::config::{ANNOTATION_PREFIX, AnnotationProblem};
-use crate::model::MAX_BACKENDS_PER_SERVICE;
+use crate::model::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES_PER_BACKEND};
 use crate::state::ObjectProblem;
 
 /// Words about one object.
@@ -83,6 +85,16 @@ impl<'a> About<'a> {
             return Some(self.problem(message, hint));
         }
         None
+    }
+
+    pub(super) fn crowded(&self, backend: SocketAddr) -> ObjectProblem {
+        self.problem(
+            format!(
+                "its endpoint {backend} is in {MAX_SERVICES_PER_BACKEND} services already, and no \
+                 more fit; kube-proxy serves it"
+            ),
+            "balance fewer of the Services that select this pod",
+        )
     }
 
     pub(super) fn too_many(&self, backends: usize) -> ObjectProblem {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use super::about::About;
 use super::object::Key;
+use super::places::Places;
 use super::store::Store;
 use crate::model::{Backend, MAX_SERVICES, ServiceName};
 use crate::state::ObjectProblem;
@@ -27,6 +28,8 @@ pub(super) struct Claims {
     without_room: BTreeSet<Key>,
     /// Services at most.
     pub(super) room: usize,
+    /// What services have at their backends.
+    pub(super) places: Places,
 }
 
 impl Default for Claims {
@@ -39,6 +42,7 @@ impl Default for Claims {
             services: BTreeSet::new(),
             without_room: BTreeSet::new(),
             room: MAX_SERVICES,
+            places: Places::default(),
         }
     }
 }
@@ -102,9 +106,15 @@ impl Claims {
         taken
     }
 
-    /// Gives up all that a service of the object `key` has, and has those looked at again that want
+    /// Gives up all that a service of the object `key` has but its places, and has those looked at again that want
     /// it.
     pub(super) fn release(&mut self, name: &ServiceName, key: &Key, store: &mut Store) {
+        self.places.stop_waiting(name);
+        self.let_go_all(name, key, store);
+    }
+
+    /// Gives up frontends and room, but still waits for a place at a backend.
+    pub(super) fn let_go_all(&mut self, name: &ServiceName, key: &Key, store: &mut Store) {
         self.stop_waiting(name, key);
         self.leave_room(name, store);
         for frontend in self.owned.remove(name).unwrap_or_default() {
@@ -171,5 +181,6 @@ impl Claims {
             && self.wanted.is_empty()
             && self.services.is_empty()
             && self.without_room.is_empty()
+            && self.places.is_empty()
     }
 }

@@ -67,6 +67,8 @@ pub(super) struct Wanted<'a> {
     pub(super) by_pods: bool,
     /// The agent's own zone.
     pub(super) zone: Option<&'a Arc<str>>,
+    /// The only node whose pods may be used; `None`: those of any.
+    pub(super) node: Option<&'a str>,
     /// For a leader service, its Pods.
     pub(super) pods: Option<&'a Pods>,
 }
@@ -95,6 +97,9 @@ impl Wanted<'_> {
             let port = slice.ports.iter().find(|port| &*port.name == self.port);
             let Some(port) = port else { continue };
             for endpoint in &slice.endpoints {
+                if self.node.is_some() && endpoint.node.as_deref() != self.node {
+                    continue;
+                }
                 let address = canonical(SocketAddr::new(endpoint.address, port.number));
                 if let Some(fault) = unfit(address) {
                     problems.push(about.problem(

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
+use super::environment::{Container, Place, places};
 use super::object::Body;
 use super::texts::Texts;
 use crate::config::ANNOTATION_PREFIX;
@@ -121,6 +122,7 @@ struct ServiceSpec {
     cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
     cluster_ips: Vec<String>,
+    internal_traffic_policy: Option<String>,
     ports: Vec<ServicePort>,
     selector: BTreeMap<String, String>,
 }
@@ -147,6 +149,8 @@ pub(super) struct Service {
     pub(super) annotations: Annotations,
     pub(super) uid: Box<str>,
     pub(super) is_external_name: bool,
+    /// Whether only pods of the client's own node serve it (`internalTrafficPolicy: Local`).
+    pub(super) is_local: bool,
     /// As they are written, without `None` and empty ones.
     pub(super) cluster_ips: Box<[Box<str>]>,
     /// The TCP ports.
@@ -176,6 +180,7 @@ impl ServiceBody {
             annotations: self.metadata.own_annotations(),
             uid: uid.unwrap_or_default().into(),
             is_external_name: spec.kind.as_deref() == Some("ExternalName"),
+            is_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             cluster_ips: cluster_ips.into_iter().map(Into::into).collect(),
             ports: ports
                 .filter_map(|port| texts.port(port.name, port.port))
@@ -401,41 +406,6 @@ struct PodSpec {
     containers: Vec<Container>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Container {
-    env: Vec<Variable>,
-    env_from: Vec<VariablesFrom>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Variable {
-    name: String,
-    value: Option<String>,
-    value_from: Option<ValueFrom>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ValueFrom {
-    config_map_key_ref: Option<KeyRef>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct KeyRef {
-    name: String,
-    key: String,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct VariablesFrom {
-    prefix: String,
-    config_map_ref: Option<Named>,
-}
-
 impl Body for DeploymentBody {
     const GROUP: &'static str = "apps";
     const VERSION: &'static str = "v1";
@@ -450,23 +420,9 @@ pub(super) struct Deployment {
     pub(super) annotations: Annotations,
     /// What its pods are labelled with.
     pub(super) labels: Labels,
-    /// What its containers' environment says of `max_inflight`; `None`: nothing.
-    pub(super) max_inflight: Option<Limit>,
+    /// Where its containers may have `max_inflight` from.
+    pub(super) max_inflight: Box<[Place]>,
 }
-
-/// Where a limit is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Limit {
-    /// In the Deployment.
-    Literal(Box<str>),
-    /// In a ConfigMap in the same namespace, under this key.
-    ConfigMap { name: Box<str>, key: Box<str> },
-    /// Somewhere that is not looked at, such as a Secret or a field of the pod.
-    Elsewhere,
-}
-
-/// The variable that the watchdog of a function reads.
-const MAX_INFLIGHT: &str = "max_inflight";
 
 impl DeploymentBody {
     pub(super) fn kept(self, texts: &mut Texts) -> Deployment {
@@ -476,36 +432,9 @@ impl DeploymentBody {
             asks,
             annotations: self.metadata.own_annotations(),
             labels: texts.labels(&template.metadata.labels),
-            max_inflight: template.spec.containers.iter().find_map(limit),
+            max_inflight: places(&template.spec.containers),
         }
     }
-}
-
-/// What a container's environment says. As in the container, `env` wins over `envFrom`, and the
-/// last of the same name wins.
-fn limit(container: &Container) -> Option<Limit> {
-    let mut variables = container.env.iter().rev();
-    if let Some(variable) = variables.find(|variable| variable.name == MAX_INFLIGHT) {
-        if let Some(literal) = variable.value.as_ref().filter(|value| !value.is_empty()) {
-            return Some(Limit::Literal(literal.as_str().into()));
-        }
-        let reference = variable.value_from.as_ref()?;
-        return Some(match &reference.config_map_key_ref {
-            Some(at) => Limit::ConfigMap {
-                name: at.name.as_str().into(),
-                key: at.key.as_str().into(),
-            },
-            None => Limit::Elsewhere,
-        });
-    }
-    container.env_from.iter().rev().find_map(|from| {
-        let key = MAX_INFLIGHT.strip_prefix(from.prefix.as_str())?;
-        let name = from.config_map_ref.as_ref()?.name.as_str();
-        Some(Limit::ConfigMap {
-            name: name.into(),
-            key: key.into(),
-        })
-    })
 }
 
 /// `Pod`.

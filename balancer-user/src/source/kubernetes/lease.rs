@@ -18,8 +18,12 @@ const NAME: &str = "idlefirst-publisher";
 /// How long the Lease outlives its holder.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
 
-/// How often it is renewed, or looked at by those who do not hold it.
-pub(super) const RENEWAL: Duration = Duration::from_secs(2);
+/// How often its holder renews it.
+const RENEWAL: Duration = Duration::from_secs(2);
+
+/// How often at most those look at it who do not hold it: there may be a thousand of them. It is
+/// taken this long after it has run out at the latest.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// This agent's part in the election.
 pub(super) struct Election {
@@ -39,6 +43,13 @@ impl Election {
     /// Whether this agent may publish: it holds the Lease, and nobody else can have taken it yet.
     pub(super) fn is_won(&self) -> bool {
         self.record.is_won(Instant::now())
+    }
+
+    /// How long from one time that this agent stands to the next.
+    pub(super) fn pause(&self) -> Duration {
+        // Not all at once, even if all have been started at once.
+        let look = LOOK.mul_f64(fastrand::f64().mul_add(0.4, 0.6));
+        self.record.pause(look, Instant::now())
     }
 
     /// Takes the Lease if it is free, renews it if it is held.
@@ -131,6 +142,23 @@ impl Record {
         spec.holder_identity.as_ref() == Some(&self.identity)
     }
 
+    /// How long until this agent should look again: while it holds the Lease, to renew it; else in
+    /// time to find it run out.
+    fn pause(&self, look: Duration, now: Instant) -> Duration {
+        if self.renewed.is_some() {
+            return RENEWAL;
+        }
+        let Some((seen, since)) = &self.seen else {
+            return look;
+        };
+        let left = duration(seen).saturating_sub(now.duration_since(*since));
+        match left.is_zero() {
+            // It was not taken when it had run out: somebody else was faster, or the API is away.
+            true => look,
+            false => look.min(left),
+        }
+    }
+
     /// What to write, if this agent may: the Lease is free, run out, or its own.
     fn next(&mut self, found: Option<&LeaseSpec>, now: Instant) -> Option<LeaseSpec> {
         let Some(found) = found else {
@@ -150,12 +178,7 @@ impl Record {
             return true;
         }
         match &self.seen {
-            Some((seen, since)) if seen == found => {
-                let seconds = found.lease_duration_seconds.unwrap_or_default();
-                let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
-                let duration = seconds.map_or(DURATION, Duration::from_secs);
-                now.duration_since(*since) >= duration
-            }
+            Some((seen, since)) if seen == found => now.duration_since(*since) >= duration(found),
             _ => {
                 self.seen = Some((found.clone(), now));
                 false
@@ -179,6 +202,13 @@ impl Record {
             ..LeaseSpec::default()
         }
     }
+}
+
+/// How long a Lease outlives its last renewal.
+fn duration(spec: &LeaseSpec) -> Duration {
+    let seconds = spec.lease_duration_seconds.unwrap_or_default();
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+    seconds.map_or(DURATION, Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -252,6 +282,24 @@ mod tests {
         assert!(!record.is_won(begin + 10 * SECOND));
         assert!(record.next(Some(&held("b", 0)), begin + SECOND).is_none());
         assert!(!record.is_won(begin + SECOND));
+    }
+
+    #[test]
+    fn whoever_does_not_hold_it_looks_seldom_and_yet_when_it_runs_out() {
+        let mut record = Record::new("a".to_owned());
+        let begin = Instant::now();
+        assert_eq!(record.pause(LOOK, begin), LOOK);
+        record.next(Some(&held("b", 0)), begin);
+        assert_eq!(record.pause(LOOK, begin), LOOK);
+        assert_eq!(record.pause(LOOK, begin + 10 * SECOND), 5 * SECOND);
+        assert_eq!(record.pause(LOOK, begin + 15 * SECOND), LOOK);
+        assert!(LOOK < DURATION);
+        record.renewed = Some(begin);
+        assert_eq!(record.pause(LOOK, begin), RENEWAL);
+        // Also when it could not be renewed for a while.
+        assert_eq!(record.pause(LOOK, begin + 14 * SECOND), RENEWAL);
+        record.next(Some(&held("b", 1)), begin);
+        assert_eq!(record.pause(LOOK, begin), LOOK);
     }
 
     #[test]

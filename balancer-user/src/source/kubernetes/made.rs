@@ -39,6 +39,17 @@ impl AllMade {
         }
     }
 
+    /// Whether any of them has a backend.
+    pub(super) fn has_backends(&self) -> bool {
+        let mut services = self.iter().filter_map(|(_, made)| made.service.as_ref());
+        services.any(|service| !service.backends.is_empty())
+    }
+
+    /// Whether anything is balanced.
+    pub(super) fn has_services(&self) -> bool {
+        self.iter().any(|(_, made)| made.service.is_some())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

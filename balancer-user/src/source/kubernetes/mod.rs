@@ -9,12 +9,15 @@ mod about;
 mod claims;
 mod config_maps;
 mod endpoints;
+mod environment;
 mod keys;
 mod kinds;
 mod lease;
 mod limit;
 mod made;
 mod object;
+mod patience;
+mod places;
 mod ports;
 mod publish;
 mod report;
@@ -22,6 +25,7 @@ mod resolve;
 mod store;
 mod texts;
 mod watch;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -30,7 +34,6 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch as channel};
-use tokio::time::MissedTickBehavior;
 
 use crate::bypass::BypassingPods;
 use crate::config::{AgentConfig, host_name};
@@ -42,12 +45,13 @@ use config_maps::ConfigMaps;
 use endpoints::Pods;
 use kinds::{Labels, Pod, PodBody};
 use object::{Body as _, Key};
-use publish::{Publisher, Wanted};
+use publish::{Publisher, Refusals, Wanted};
 use report::Reporter;
 use resolve::{Resolved, Resolver};
 use store::Table;
 use texts::Texts;
 use watch::{Followed, Heard, Watch, Watches};
+pub use watched::Watched;
 
 /// What slices of ours are managed by.
 const FIELD_MANAGER_DOMAIN: &str = "idlefirst.dev";
@@ -61,6 +65,8 @@ const BYPASSING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after a list the memory that it took for the moment is given back: everything is in the
 /// kernel then.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
+/// How long a connection to the API may take to be established.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the start waits for the node's zone.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -85,6 +91,9 @@ pub struct Cluster {
     prompt: Client,
     node: Option<Arc<str>>,
     zone: Option<Arc<str>>,
+    watched: Watched,
+    /// Dropped when the publisher has ended.
+    publishing: channel::Sender<()>,
 }
 
 impl Cluster {
@@ -99,6 +108,8 @@ impl Cluster {
             .map_err(KubernetesError::Configuration)?;
         // A watch that hears nothing, not even a bookmark, for this long is dead.
         config.read_timeout = Some(Duration::from_secs(295));
+        // An attempt that hangs would outlast the outage that it met.
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
         let client = Client::try_from(config.clone()).map_err(KubernetesError::Client)?;
         // What publishes leaders has an idea of its own of when to try again.
         config.default_retry = false;
@@ -114,6 +125,8 @@ impl Cluster {
             prompt,
             node,
             zone,
+            watched: Watched::default(),
+            publishing: channel::Sender::new(()),
         })
     }
 
@@ -128,6 +141,16 @@ impl Cluster {
         self.zone.clone()
     }
 
+    /// Which watches of the API are up.
+    pub fn watched(&self) -> Watched {
+        self.watched.clone()
+    }
+
+    /// Is closed once nothing is published any more, some time after [`Cluster::follow`] has ended.
+    pub fn publishing(&self) -> channel::Receiver<()> {
+        self.publishing.subscribe()
+    }
+
     /// Follows the cluster until cancelled.
     pub async fn follow(
         self,
@@ -138,9 +161,10 @@ impl Cluster {
     ) {
         let (sender, heard) = mpsc::channel(BATCH);
         let watches = Watches {
-            client: self.client.clone(),
+            client: self.prompt.clone(),
             heard: sender.clone(),
             texts: Arc::new(Mutex::new(Texts::default())),
+            watched: self.watched.clone(),
         };
         let mut snapshots = state.subscribe();
         let config = snapshots.borrow_and_update().config.clone();
@@ -153,15 +177,25 @@ impl Cluster {
         });
         let (wanted, publications) = channel::channel(Wanted::default());
         let identity = self.identity();
-        let publisher = Publisher::new(self.prompt.clone(), leaders, publications, identity);
-        tokio::spawn(publisher.run());
+        let (refuse, refusals) = channel::channel(Refusals::new());
+        let client = self.prompt.clone();
+        let publisher = Publisher::new(client, leaders, publications, refuse, identity);
+        let publishing = self.publishing;
+        // It outlives this task: there is something to be given up.
+        tokio::spawn(async move {
+            publisher.run().await;
+            drop(publishing);
+        });
+        let mut resolver = Resolver::new(config, self.zone.clone());
+        resolver.node.clone_from(&self.node);
         let follower = Follower {
-            resolver: Resolver::new(config, self.zone.clone()),
-            config_maps: ConfigMaps::new(self.client.clone(), sender),
+            resolver,
+            config_maps: ConfigMaps::new(self.prompt.clone(), sender, resync),
             reporter: Reporter::start(self.client, self.node.as_deref()),
             watches,
             leaders: BTreeSet::new(),
             wanted,
+            refusals,
             pods: HashMap::new(),
             newest: 0,
             bypassing: Table::default(),
@@ -169,7 +203,7 @@ impl Cluster {
             bypass,
             state,
         };
-        follower.run(heard, snapshots, resync).await;
+        follower.run(heard, snapshots).await;
     }
 }
 
@@ -225,6 +259,8 @@ struct Follower {
     leaders: BTreeSet<Key>,
     /// What is to be published of them.
     wanted: channel::Sender<Wanted>,
+    /// What the API refuses of it.
+    refusals: channel::Receiver<Refusals>,
     /// Watches of the Pods of leader services.
     pods: HashMap<Key, PodsWatch>,
     /// The number of the newest of them.
@@ -241,10 +277,7 @@ impl Follower {
         mut self,
         mut heard: mpsc::Receiver<Heard>,
         mut snapshots: channel::Receiver<Arc<Snapshot>>,
-        resync: Duration,
     ) {
-        let mut ticks = tokio::time::interval(resync);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut events = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
@@ -274,11 +307,18 @@ impl Follower {
                         self.hand_on();
                     }
                 }
-                _ = ticks.tick() => {
-                    let in_use = self.resolver.config_maps_in_use();
-                    self.resolver.config_maps.retain(|key, _| in_use.contains(key));
-                    self.config_maps.refresh(in_use);
+                Ok(()) = self.refusals.changed() => {
+                    let refusals = self.refusals.borrow_and_update().clone();
+                    self.resolver.hear_refusals(refusals);
+                    self.hand_on();
                 }
+                key = self.config_maps.next() => match self.resolver.needs(&key) {
+                    Some(needs) => self.config_maps.ask(key, needs),
+                    None => {
+                        self.config_maps.forget(&key);
+                        self.resolver.config_maps.remove(&key);
+                    }
+                },
             }
         }
     }
@@ -290,7 +330,7 @@ impl Follower {
             Heard::Slice(told) => resolver.store.hear_slice(told),
             Heard::Deployment(told) => resolver.store.hear_deployment(told),
             Heard::ConfigMap(key, says) => {
-                self.config_maps.answered(&key);
+                self.config_maps.answered(key.clone());
                 resolver.hear_config_map(key, says);
             }
             Heard::Pod(followed, told) => {
@@ -337,12 +377,17 @@ impl Follower {
         while !self.resolver.store.is_settled() {
             let resolved = self.resolver.resolve();
             for key in &resolved.unknown_config_maps {
-                self.config_maps.ask(key.clone());
+                if let Some(needs) = self.resolver.needs(key) {
+                    self.config_maps.ask(key.clone(), needs);
+                }
             }
             self.leaders.retain(|key| !resolved.others.contains(key));
             self.leaders.extend(resolved.leaders.iter().cloned());
             self.follow_pods(&resolved);
             changes.extend(resolved.changes);
+        }
+        for idle in self.config_maps.plan(|key| self.resolver.needs(key)) {
+            self.resolver.config_maps.remove(&idle);
         }
         self.publish();
         let changes: Vec<_> = changes.into_values().collect();

@@ -51,12 +51,36 @@ impl Resolver {
             let service = None;
             return Made { service, problems };
         }
+        if let Err(crowded) = self.take_places((key, name), before, &wanted) {
+            problems.push(about.crowded(crowded));
+            let service = None;
+            return Made { service, problems };
+        }
         self.claims.take_room(name);
         let same = before.filter(|before| ***before == wanted);
         Made {
             service: Some(same.cloned().unwrap_or_else(|| Arc::new(wanted))),
             problems,
         }
+    }
+
+    /// Takes places at a service's backends. One of which a backend has none left is not balanced
+    /// at all: without that pod it would not be the Service that its clients know.
+    fn take_places(
+        &mut self,
+        (key, name): (&Key, &ServiceName),
+        before: Option<&Arc<model::Service>>,
+        wanted: &model::Service,
+    ) -> Result<(), SocketAddr> {
+        let before = before.map_or(&[][..], |before| &before.backends);
+        let (claims, store) = (&mut self.claims, &mut self.store);
+        let taken = claims
+            .places
+            .take((key, name), before, &wanted.backends, store);
+        if taken.is_err() {
+            claims.let_go_all(name, key, store);
+        }
+        taken
     }
 
     /// The backends behind one port.
@@ -71,6 +95,8 @@ impl Resolver {
     ) -> Vec<Backend> {
         let about = About::service(key);
         let is_leader = settings.strategy.value == Strategy::Leader;
+        let service = self.store.services.get(key);
+        let is_local = service.is_some_and(|service| service.is_local);
         let wanted = endpoints::Wanted {
             port: &port.name,
             families: (
@@ -79,6 +105,7 @@ impl Resolver {
             ),
             by_pods: settings.intercept.value == Intercept::Pods,
             zone: self.zone.as_ref(),
+            node: self.node.as_deref().filter(|_| is_local),
             pods: self.pods.get(key).filter(|_| is_leader),
         };
         let mut backends = wanted.backends(self.store.slices_of(key), problems);

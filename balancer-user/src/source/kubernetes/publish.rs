@@ -7,29 +7,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
-use super::FIELD_MANAGER_DOMAIN;
-use super::lease::{Election, RENEWAL};
+use super::kinds::Slice;
+use super::lease::Election;
 use super::object::Key;
 use crate::leaders::Leaders;
 use crate::model::ServiceName;
+use slice::{Facts, service_of, slice_of};
+pub(super) use slice::{Family, Publication, too_long};
+
+mod slice;
 
 /// Who writes, for server-side apply.
 const FIELD_MANAGER: &str = "idlefirst";
-
-/// What the slice is called, after the Service.
-const SLICE_SUFFIX: &str = "-idlefirst-leader";
-
-/// The Service that the slice is for, after the one that is led.
-const SERVICE_SUFFIX: &str = "-leader";
 
 /// How often it is looked who leads. It costs a few reads of memory.
 const LOOK: Duration = Duration::from_millis(5);
@@ -58,20 +55,12 @@ pub(super) struct Wanted {
     pub(super) services: BTreeMap<Key, Publication>,
     /// Services of which it cannot be told yet; their slices stay.
     pub(super) undecided: BTreeSet<Key>,
-    /// Slices of ours that are there.
-    pub(super) there: BTreeSet<Key>,
+    /// Slices of ours that are there, and what they say.
+    pub(super) there: BTreeMap<Key, Arc<Slice>>,
 }
 
-/// One leader service to publish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Publication {
-    pub(super) name: ServiceName,
-    pub(super) uid: String,
-    /// The name of the port that is led; empty: it has none.
-    pub(super) port: String,
-    /// What pods its addresses are of, and on what nodes.
-    pub(super) pods: BTreeMap<SocketAddr, (Option<String>, Option<String>)>,
-}
+/// Services whose leader cannot be published, and what the API says to that.
+pub(super) type Refusals = BTreeMap<Key, String>;
 
 /// Publishes until cancelled.
 pub(super) struct Publisher {
@@ -82,28 +71,40 @@ pub(super) struct Publisher {
     /// The slices that should be there, and what services they are of.
     slices: BTreeMap<Key, (Key, ServiceName)>,
     election: Election,
-    stood_at: Option<Instant>,
+    /// When this agent stands the next time.
+    stands_at: Instant,
     /// Whether the Lease could not be had to look at or to write, the last time.
     is_failing: bool,
+    /// What the API says, if it is refused.
+    refused: Option<String>,
+    /// What it says of slices, by slice.
+    refused_slices: BTreeMap<Key, String>,
+    /// Where that is told.
+    refusals: watch::Sender<Refusals>,
     /// What was published last, by slice.
-    published: BTreeMap<Key, Facts>,
+    published: BTreeMap<Key, Published>,
     /// Since when nobody has led, where nothing is published.
     doubted: BTreeMap<Key, Instant>,
     /// Slices that are not written for now.
     resting: BTreeMap<Key, Rest>,
 }
 
-/// What a slice says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Facts {
-    uid: String,
-    port: String,
-    /// `None`: nobody leads.
-    leader: Option<SocketAddr>,
-    pod: Option<String>,
-    node: Option<String>,
-    /// The leader's address, or another: its family and port.
-    any: Option<SocketAddr>,
+/// What was published of a service.
+#[derive(Debug)]
+struct Published {
+    facts: Facts,
+    /// Whether somebody has changed it since.
+    is_spoilt: bool,
+    /// When that was last put right: whoever changes it again and again does not set the pace.
+    repaired: Option<Instant>,
+}
+
+impl Published {
+    /// Whether it still says who leads, or may not be put right yet.
+    fn holds(&self, leader: Option<SocketAddr>) -> bool {
+        let rests = self.repaired.is_some_and(|at| at.elapsed() < REST);
+        self.facts.leader == leader && (!self.is_spoilt || rests)
+    }
 }
 
 /// Why a write was not done.
@@ -118,11 +119,29 @@ enum WriteError {
 impl WriteError {
     /// The status with which the API refuses it, if trying again at once is of no use.
     fn refusal(&self) -> Option<u16> {
+        let code = self.status()?.code;
+        ((400..500).contains(&code) && code != 429).then_some(code)
+    }
+
+    /// What the API says, if it refuses it.
+    fn words(&self) -> Option<String> {
+        let code = self.refusal()?;
+        let message = self.status()?.message.trim_end_matches('.');
+        Some(format!("{message} ({code})"))
+    }
+
+    /// Whether the slice that is there has addresses of another family.
+    fn is_of_other_family(&self) -> bool {
+        let details = self.status().and_then(|status| status.details.as_ref());
+        let mut causes = details.into_iter().flat_map(|details| &details.causes);
+        self.refusal() == Some(422) && causes.any(|cause| cause.field == "addressType")
+    }
+
+    fn status(&self) -> Option<&kube::core::Status> {
         match self {
-            Self::Api(kube::Error::Api(status)) => Some(status.code),
+            Self::Api(kube::Error::Api(status)) => Some(status),
             _ => None,
         }
-        .filter(|code| (400..500).contains(code) && *code != 429)
     }
 }
 
@@ -163,6 +182,7 @@ impl Publisher {
         client: Client,
         leaders: Leaders,
         news: watch::Receiver<Wanted>,
+        refusals: watch::Sender<Refusals>,
         identity: String,
     ) -> Self {
         Self {
@@ -172,49 +192,60 @@ impl Publisher {
             news,
             wanted: Wanted::default(),
             slices: BTreeMap::new(),
-            stood_at: None,
+            stands_at: Instant::now(),
             is_failing: false,
+            refused: None,
+            refused_slices: BTreeMap::new(),
+            refusals,
             published: BTreeMap::new(),
             doubted: BTreeMap::new(),
             resting: BTreeMap::new(),
         }
     }
 
-    /// Goes on until the follower ends.
+    /// Goes on until the follower ends, and gives the Lease up then.
     pub(super) async fn run(mut self) {
-        let mut ticks = tokio::time::interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            match self.news.has_changed() {
-                Err(_) => return,
-                Ok(true) => self.take(),
-                Ok(false) => {}
-            }
-            if self.wanted.services.is_empty() && self.wanted.there.is_empty() {
-                self.step_down().await;
-                if self.news.changed().await.is_err() {
-                    return;
-                }
-                self.take();
-                continue;
-            }
-            self.stand().await;
-            if self.election.is_won() {
-                self.publish().await;
-                ticks.tick().await;
-                continue;
-            }
-            // Whoever holds it writes what it likes meanwhile.
-            self.published.clear();
-            let stood = self.stood_at.map(|at| at.elapsed()).unwrap_or_default();
-            tokio::select! {
-                changed = self.news.changed() => match changed {
-                    Ok(()) => self.take(),
-                    Err(_) => return,
-                },
-                () = tokio::time::sleep(RENEWAL.saturating_sub(stood)) => {}
-            }
+        while self.go_on().await {}
+        self.step_down().await;
+    }
+
+    /// Does what there is to do, and waits for more. Gives false when the follower has ended.
+    async fn go_on(&mut self) -> bool {
+        match self.news.has_changed() {
+            Err(_) => return false,
+            Ok(true) => self.take(),
+            Ok(false) => {}
         }
+        if self.wanted.services.is_empty() && self.wanted.there.is_empty() {
+            self.step_down().await;
+            self.tell();
+            return self.has_news().await;
+        }
+        self.stand().await;
+        if self.election.is_won() {
+            self.publish().await;
+            self.tell();
+            tokio::time::sleep(LOOK).await;
+            return true;
+        }
+        // Whoever holds it writes what it likes meanwhile, and says what it is refused.
+        self.published.clear();
+        self.refused_slices.clear();
+        self.tell();
+        let stands_at = self.stands_at;
+        tokio::select! {
+            is_there = self.has_news() => is_there,
+            () = tokio::time::sleep_until(stands_at.into()) => true,
+        }
+    }
+
+    /// Waits for news and takes them in.
+    async fn has_news(&mut self) -> bool {
+        let is_there = self.news.changed().await.is_ok();
+        if is_there {
+            self.take();
+        }
+        is_there
     }
 
     /// Takes in what is wanted now.
@@ -226,21 +257,33 @@ impl Publisher {
         self.slices = services
             .map(|(key, publication)| (slice_of(key), (key.clone(), publication.name.clone())))
             .collect();
-        for taken_away in before.there.difference(&wanted.there) {
-            self.published.remove(taken_away);
+        for taken_away in before.there.keys() {
+            if !wanted.there.contains_key(taken_away) {
+                self.published.remove(taken_away);
+            }
         }
         for (key, publication) in &wanted.services {
             let slice = slice_of(key);
-            let published = self.published.get(&slice);
-            if published.is_some_and(|it| Facts::of(publication, it.leader) != *it) {
+            let Some(published) = self.published.get_mut(&slice) else {
+                continue;
+            };
+            let facts = Facts::of(publication, published.facts.leader);
+            if facts.as_ref() != Some(&published.facts) {
                 self.published.remove(&slice);
+                continue;
+            }
+            let found = wanted.there.get(&slice);
+            if let Some(found) = found.filter(|_| found != before.there.get(&slice)) {
+                published.is_spoilt = !published.facts.are_said(key, found);
             }
         }
+        self.refused_slices
+            .retain(|slice, _| self.slices.contains_key(slice));
         self.doubted
             .retain(|slice, _| self.slices.contains_key(slice));
         self.resting.retain(|slice, _| {
             self.slices.contains_key(slice)
-                || wanted.there.contains(slice)
+                || wanted.there.contains_key(slice)
                 || self.published.contains_key(slice)
         });
     }
@@ -249,6 +292,9 @@ impl Publisher {
         self.published.clear();
         self.resting.clear();
         self.doubted.clear();
+        self.refused = None;
+        self.refused_slices.clear();
+        self.stands_at = Instant::now();
         match tokio::time::timeout(TIMEOUT, self.election.step_down()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(
@@ -260,15 +306,21 @@ impl Publisher {
     }
 
     async fn stand(&mut self) {
-        if self.stood_at.is_some_and(|at| at.elapsed() < RENEWAL) {
+        let begun = Instant::now();
+        if begun < self.stands_at {
             return;
         }
-        self.stood_at = Some(Instant::now());
         let was_won = self.election.is_won();
         let stood = tokio::time::timeout(TIMEOUT, self.election.stand()).await;
         let stood = stood.map_err(|_| WriteError::Timeout);
         let stood = stood.and_then(|stood| stood.map_err(WriteError::Api));
+        self.stands_at = begun + self.election.pause();
         let was_failing = std::mem::replace(&mut self.is_failing, stood.is_err());
+        match &stood {
+            Ok(()) => self.refused = None,
+            // What is no answer says nothing of what was refused before.
+            Err(error) => self.refused = error.words().or(self.refused.take()),
+        }
         match stood {
             Err(error) if !was_failing => tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -316,7 +368,7 @@ impl Publisher {
         let due = slices.filter_map(|(slice, (_, name))| {
             let leader = self.leaders.of(name);
             let published = self.published.get(slice);
-            let is_said = published.is_some_and(|it| it.leader == leader);
+            let is_said = published.is_some_and(|it| it.holds(leader));
             (!is_said && !self.rests(slice)).then(|| (slice.clone(), leader))
         });
         due.collect()
@@ -328,27 +380,42 @@ impl Publisher {
         let Some((key, publication)) = of else {
             return;
         };
-        let facts = Facts::of(publication, leader);
+        let Some(facts) = Facts::of(publication, leader) else {
+            return;
+        };
         let body = facts.body(key, &slice);
         let patch = Patch::Apply(&body);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let api = self.api(&slice);
-        let done = attempt(|| api.patch(&slice.name, &params, &patch)).await;
+        let write = || attempt(|| api.patch(&slice.name, &params, &patch));
+        let mut done = write().await;
+        if done.as_ref().is_err_and(|error| error.is_of_other_family()) {
+            // That cannot be changed, only made anew.
+            done = match taken_away(&api, &slice).await {
+                Ok(()) => write().await,
+                Err(error) => Err(error),
+            };
+        }
         if self.note(&slice, done.map(drop)) {
             let (namespace, name) = (&*slice.namespace, &*slice.name);
             tracing::info!(namespace, slice = name, ?leader, "the leader is published");
             self.doubted.remove(&slice);
-            self.published.insert(slice, facts);
+            let before = self.published.remove(&slice);
+            let published = Published {
+                facts,
+                is_spoilt: false,
+                repaired: before.and_then(|it| match it.is_spoilt {
+                    true => Some(Instant::now()),
+                    false => it.repaired,
+                }),
+            };
+            self.published.insert(slice, published);
         }
     }
 
     async fn delete(&mut self, slice: Key) {
         let api = self.api(&slice);
-        let params = DeleteParams::default();
-        let done = match attempt(|| api.delete(&slice.name, &params)).await {
-            Err(error) if error.refusal() == Some(404) => Ok(()),
-            other => other.map(drop),
-        };
+        let done = taken_away(&api, &slice).await;
         if self.note(&slice, done) {
             self.published.remove(&slice);
             self.resting.insert(slice, Rest::after_done(Instant::now()));
@@ -358,13 +425,27 @@ impl Publisher {
     /// Slices of ours that nobody asks for.
     fn stale(&self) -> Vec<Key> {
         let is_wanted = |slice: &Key| {
-            let service = slice.name.strip_suffix(SLICE_SUFFIX);
             self.slices.contains_key(slice)
-                || service.is_some_and(|it| self.wanted.undecided.contains(&slice.beside(it)))
+                || service_of(slice).is_some_and(|it| self.wanted.undecided.contains(&it))
         };
-        let there = self.wanted.there.iter().chain(self.published.keys());
+        let there = self.wanted.there.keys().chain(self.published.keys());
         let stale: BTreeSet<_> = there.filter(|slice| !is_wanted(slice)).collect();
         stale.into_iter().cloned().collect()
+    }
+
+    /// Tells what the API refuses, if that is news.
+    fn tell(&self) {
+        let refusal = |(slice, (service, _)): (&Key, &(Key, ServiceName))| {
+            let words = self.refused.as_ref();
+            let words = words.or_else(|| self.refused_slices.get(slice))?;
+            Some((service.clone(), words.clone()))
+        };
+        let refusals: Refusals = self.slices.iter().filter_map(refusal).collect();
+        self.refusals.send_if_modified(|current| {
+            let is_new = *current != refusals;
+            *current = refusals;
+            is_new
+        });
     }
 
     fn is_doubtful(&mut self, slice: &Key) -> bool {
@@ -388,6 +469,7 @@ impl Publisher {
     fn note(&mut self, slice: &Key, done: Result<(), WriteError>) -> bool {
         let before = self.resting.remove(slice);
         let was_failing = before.is_some_and(|before| before.is_failing);
+        let refused = self.refused_slices.remove(slice);
         let Err(error) = done else {
             if was_failing {
                 tracing::info!(
@@ -406,15 +488,24 @@ impl Publisher {
                 "a leader could not be published; it is tried again"
             );
         }
-        let is_refused = error.refusal().is_some();
+        let words = error.words();
+        let is_refused = words.is_some();
+        if let Some(words) = words.or(refused) {
+            self.refused_slices.insert(slice.clone(), words);
+        }
         let rest = Rest::after_failure(before.as_ref(), is_refused, Instant::now());
         self.resting.insert(slice.clone(), rest);
         false
     }
 }
 
-fn slice_of(service: &Key) -> Key {
-    service.beside(&format!("{}{SLICE_SUFFIX}", service.name))
+/// Deletes a slice, unless it is gone already.
+async fn taken_away(api: &Api<EndpointSlice>, slice: &Key) -> Result<(), WriteError> {
+    let params = DeleteParams::default();
+    match attempt(|| api.delete(&slice.name, &params)).await {
+        Err(error) if error.refusal() == Some(404) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// Makes a request, and once more if it fails for a reason that may pass.
@@ -436,66 +527,6 @@ async fn attempt<T, F: Future<Output = Result<T, kube::Error>>>(
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(MAX_DELAY);
         attempts += 1;
-    }
-}
-
-impl Facts {
-    fn of(publication: &Publication, leader: Option<SocketAddr>) -> Self {
-        let pod = leader.and_then(|leader| publication.pods.get(&leader));
-        let (pod, node) = pod.cloned().unwrap_or_default();
-        let known = publication.pods.keys().next();
-        Self {
-            uid: publication.uid.clone(),
-            port: publication.port.clone(),
-            leader,
-            pod,
-            node,
-            any: leader.or_else(|| known.copied()),
-        }
-    }
-
-    /// The slice of a service as it should be.
-    fn body(&self, key: &Key, slice: &Key) -> Value {
-        let family = match self.any.is_some_and(|address| address.is_ipv6()) {
-            true => "IPv6",
-            false => "IPv4",
-        };
-        let port = |address: SocketAddr| json!({"name": self.port, "port": address.port(), "protocol": "TCP"});
-        let endpoint = |leader: SocketAddr| {
-            let mut endpoint = json!({
-                "addresses": [leader.ip().to_string()],
-                "conditions": {"ready": true, "serving": true, "terminating": false},
-            });
-            if let Some(node) = &self.node {
-                endpoint["nodeName"] = node.as_str().into();
-            }
-            if let Some(pod) = &self.pod {
-                endpoint["targetRef"] =
-                    json!({"kind": "Pod", "namespace": &*key.namespace, "name": pod});
-            }
-            endpoint
-        };
-        json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": &*slice.name,
-                "namespace": &*slice.namespace,
-                "labels": {
-                    "kubernetes.io/service-name": format!("{}{SERVICE_SUFFIX}", key.name),
-                    "endpointslice.kubernetes.io/managed-by": FIELD_MANAGER_DOMAIN,
-                },
-                "ownerReferences": [{
-                    "apiVersion": "v1",
-                    "kind": "Service",
-                    "name": &*key.name,
-                    "uid": self.uid,
-                }],
-            },
-            "addressType": family,
-            "endpoints": self.leader.map(endpoint).into_iter().collect::<Vec<_>>(),
-            "ports": self.any.map(port).into_iter().collect::<Vec<_>>(),
-        })
     }
 }
 

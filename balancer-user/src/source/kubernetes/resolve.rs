@@ -13,29 +13,15 @@ use super::endpoints::Pods;
 use super::kinds::{
     Asks, Deployment, DeploymentBody, ENABLED, PodBody, Service, ServiceBody, SliceBody, Switch,
 };
-use super::limit::LimitMemory;
+use super::limit::{ConfigMap, LimitMemory, Readers};
 use super::made::{AllMade, Made};
 use super::object::{Body as _, Key};
 use super::ports::{main_port, port_name};
-use super::publish::Publication;
+use super::publish::Refusals;
 use super::store::Store;
 use crate::config::{Annotated, Config, Sources};
 use crate::model::{self, Intercept, Origin, ServiceName, Settings, Strategy};
 use crate::state::{Change, ObjectProblem};
-
-/// The annotation that has the leader of a service published.
-const PUBLISH: &str = "publish-leader";
-
-/// What a ConfigMap says, as far as it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ConfigMap {
-    /// These keys and values.
-    Holds(BTreeMap<String, String>),
-    /// Why it cannot be read.
-    Unreadable(String),
-    /// Why there is no answer; what was known before stays.
-    Unanswered(String),
-}
 
 /// Makes services of objects.
 #[derive(Debug)]
@@ -43,9 +29,13 @@ pub(super) struct Resolver {
     pub(super) store: Store,
     pub(super) config: Arc<Config>,
     pub(super) config_maps: HashMap<Key, ConfigMap>,
+    pub(super) readers: Readers,
     pub(super) pods: HashMap<Key, Pods>,
+    refusals: Refusals,
     /// The agent's own zone.
     pub(super) zone: Option<Arc<str>>,
+    /// The agent's own node.
+    pub(super) node: Option<Arc<str>>,
     memories: HashMap<Key, Box<Memory>>,
     /// Those that were kept last.
     last_settings: Arc<Settings>,
@@ -77,6 +67,7 @@ struct Memory {
     enabled: Switch,
     enabled_below: Switch,
     publish: Switch,
+    publish_below: Switch,
     /// The last good settings.
     settings: Option<Arc<Settings>>,
     /// The services made of it, as they were told, with what was wrong.
@@ -140,8 +131,14 @@ impl Memory {
     }
 }
 
-/// Why a service is left as it is for now.
-pub(super) struct Waits;
+/// Why nothing new can be made of a Service for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Something has been asked for.
+    Asked,
+    /// Something cannot be had. That is told, and it is asked for again.
+    Refused,
+}
 
 impl Resolver {
     pub(super) fn new(config: Arc<Config>, zone: Option<Arc<str>>) -> Self {
@@ -149,8 +146,11 @@ impl Resolver {
             store: Store::default(),
             config,
             config_maps: HashMap::new(),
+            readers: Readers::default(),
             pods: HashMap::new(),
+            refusals: Refusals::new(),
             zone,
+            node: None,
             memories: HashMap::new(),
             last_settings: Arc::default(),
             claims: Claims::default(),
@@ -171,64 +171,15 @@ impl Resolver {
         }
     }
 
-    /// The ConfigMaps that services go by.
-    pub(super) fn config_maps_in_use(&self) -> BTreeSet<Key> {
-        let memories = self.memories.values();
-        memories
-            .filter_map(|memory| memory.limit.config_map.clone())
-            .collect()
-    }
-
-    /// What is to be published of a leader service; none if it does not ask for it.
-    pub(super) fn publication(&self, key: &Key) -> Option<Publication> {
-        let service = self.store.services.get(key)?;
-        let memory = self.memories.get(key)?;
-        if memory.publish != Switch::On {
-            return None;
-        }
-        let name = ServiceName::new(&key.namespace, &key.name).ok()?;
-        let made = memory.made.get(&name)?.service.as_ref()?;
-        let pod = |backend: &model::Backend| {
-            let pod = backend.ready.as_ref().map(|ready| ready.pod.to_string());
-            (
-                backend.address,
-                (pod, backend.node.as_ref().map(ToString::to_string)),
-            )
-        };
-        Some(Publication {
-            uid: service.uid.to_string(),
-            port: main_port(service)
-                .map(|port| port.name.to_string())
-                .unwrap_or_default(),
-            pods: made.backends.iter().map(pod).collect(),
-            name,
-        })
-    }
-
-    /// Services of which it is not known yet whether they are to be published.
-    pub(super) fn undecided(&self) -> BTreeSet<Key> {
-        let memories = self.memories.iter();
-        let undecided = memories.filter(|(_, memory)| memory.waits && memory.made.is_empty());
-        undecided.map(|(key, _)| key.clone()).collect()
-    }
-
-    /// Takes in what a ConfigMap says.
-    pub(super) fn hear_config_map(&mut self, key: Key, says: ConfigMap) {
-        let known = self.config_maps.get(&key);
-        let is_no_news = matches!(says, ConfigMap::Unanswered(_)) && known.is_some();
-        if is_no_news || known == Some(&says) {
-            return;
-        }
-        for (service, memory) in &self.memories {
-            if memory.limit.config_map.as_ref() == Some(&key) {
-                self.store.note(service.clone());
-            }
-        }
-        self.config_maps.insert(key, says);
+    /// What is remembered of the limit of a Service.
+    pub(super) fn limit_memory(&self, key: &Key) -> Option<&LimitMemory> {
+        self.memories.get(key).map(|memory| &memory.limit)
     }
 
     fn look(&mut self, key: &Key, resolved: &mut Resolved) {
         let mut memory = *self.memories.remove(key).unwrap_or_default();
+        let entries = std::mem::take(&mut memory.limit.entries);
+        memory.waits = false;
         let made = match self.store.services.get(key).cloned() {
             Some(service) => {
                 memory = memory.begin(&service.uid);
@@ -241,9 +192,10 @@ impl Resolver {
                 Ok(AllMade::default())
             }
         };
-        memory.waits = made.is_err();
+        self.readers.change(key, &entries, &memory.limit.entries);
         let Ok(made) = made else {
             // It is asked for; what has been told stays until there is an answer.
+            memory.waits = true;
             self.memories.insert(key.clone(), memory.into());
             return;
         };
@@ -251,8 +203,14 @@ impl Resolver {
         if memory.made.is_empty() {
             self.claims.forget(key);
         }
-        for (name, _) in before.iter() {
-            if memory.made.get(name).is_none() {
+        for (name, earlier) in before.iter() {
+            let made = memory.made.get(name);
+            let is_balanced = made.is_some_and(|made| made.service.is_some());
+            if let Some(service) = earlier.service.as_ref().filter(|_| !is_balanced) {
+                let places = &mut self.claims.places;
+                places.leave(&service.backends, &mut self.store);
+            }
+            if made.is_none() {
                 self.claims.release(name, key, &mut self.store);
                 resolved.change(name, Made::default());
             }
@@ -323,13 +281,19 @@ impl Resolver {
         resolved: &mut Resolved,
     ) -> Result<AllMade, Waits> {
         let about = About::service(key);
-        let settings = self.settings(main, service, deployment, memory, resolved, &mut problems)?;
+        let settings = self.settings(main, service, deployment, memory, resolved, &mut problems);
+        if settings == Err(Waits::Refused) {
+            memory.waits = true;
+            return Ok(self.nothing(main.clone(), key, problems));
+        }
+        let settings = settings?;
         let is_leader = settings.strategy.value == Strategy::Leader;
         resolved.needs_pods(key, is_leader);
         if is_leader && self.pods.get(key).is_none_or(Pods::are_awaited) {
-            return Err(Waits);
+            return Err(Waits::Asked);
         }
         self.say_unreadable(key, deployment.map(|(key, _)| key), &mut problems);
+        self.say_unpublished(key, memory, is_leader, &mut problems);
         let by_pods = settings.intercept.value == Intercept::Pods;
         if let Some(problem) = about.unfit(service, by_pods) {
             problems.push(problem);
@@ -421,6 +385,13 @@ impl Resolver {
             .collect()
     }
 
+    /// Whether a function without a Deployment still has pods. They are those of the Deployment that
+    /// it had, whose word counts until they are gone.
+    fn is_bereft(&self, key: &Key, service: &Service) -> bool {
+        let mut slices = self.store.slices_of(key);
+        service.asks.is_function && slices.any(|(_, slice)| !slice.endpoints.is_empty())
+    }
+
     /// A copy of settings to keep: most services have the same ones as the one before.
     fn shared(&mut self, settings: &Settings) -> Arc<Settings> {
         if *self.last_settings != *settings {
@@ -454,29 +425,32 @@ impl Resolver {
         memory
             .annotated
             .update(own.iter().map(|(name, value)| (&**name, &**value)));
-        memory
-            .deployment
-            .update(below.iter().map(|(name, value)| (&**name, &**value)));
         let key = Key {
             namespace: name.namespace.clone(),
             name: name.name.clone(),
         };
+        if deployment.is_some() || !self.is_bereft(&key, service) {
+            let below = below.iter().map(|(name, value)| (&**name, &**value));
+            memory.deployment.update(below);
+        }
         let about = About::service(&key);
         let wrong = memory.annotated.problems();
         problems.extend(wrong.map(|problem| about.annotation(problem)));
-        let publish = own.iter().find(|(name, _)| name == PUBLISH);
-        let publish = Switch::read(publish.map(|(_, value)| value.as_str()));
-        if publish == Switch::Bad {
-            problems.push(about.no_switch(PUBLISH));
-        }
-        memory.publish = publish.or_last(memory.publish);
+        let below_stays = self.is_bereft(&key, service);
+        memory.read_publish(&about, service, deployment, below_stays, problems);
         if let Some((key, _)) = deployment {
             let kind = DeploymentBody::KIND;
             let wrong = memory.deployment.problems();
             problems.extend(wrong.map(|problem| About { kind, key }.annotation(problem)));
         }
-        let environment = self.limit(deployment, &mut memory.limit, resolved, problems);
-        let is_known = environment.is_ok();
+        let environment = match deployment {
+            Some(deployment) => self.limit(deployment, &mut memory.limit, resolved, problems),
+            None => {
+                memory.limit.forget_entries();
+                memory.limit.last = memory.limit.last.filter(|_| self.is_bereft(&key, service));
+                Ok(memory.limit.last)
+            }
+        };
         let sources = Sources {
             service: &memory.annotated,
             deployment: Some(&memory.deployment),
@@ -503,10 +477,14 @@ impl Resolver {
                 last.cloned().unwrap_or_else(plain)
             }
         };
-        // Of one that is balanced already the pods are followed meanwhile, and the last limit holds.
-        let is_new = memory.settings.is_none();
-        if !is_known && is_new && settings.max_inflight.origin != Origin::Annotation {
-            return Err(Waits);
+        // Of one that has pods already they are followed meanwhile, and what held before holds.
+        let is_new = memory.settings.is_none()
+            || (memory.limit.last.is_none() && !memory.made.has_backends());
+        if let Err(waits) = environment
+            && is_new
+            && settings.max_inflight.origin != Origin::Annotation
+        {
+            return Err(waits);
         }
         memory.settings = Some(self.shared(&settings));
         Ok(settings)
@@ -533,5 +511,6 @@ impl Resolved {
     }
 }
 
+mod publication;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 //! flaps while it lasts; what it does not change is about nobody. An object that cannot be read
 //! stays as it was, and is noted as such until it can be read or is gone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::keys::Keys;
@@ -215,7 +215,7 @@ pub(super) struct Store {
     pub(super) deployments: Table<Deployment>,
     slices_of: HashMap<Key, Option<Keys>>,
     /// Slices that agents have published.
-    pub(super) published: BTreeSet<Key>,
+    pub(super) published: BTreeMap<Key, Arc<Slice>>,
     by_selector: ByLabel,
     by_label: ByLabel,
     /// Services to look at again.
@@ -253,7 +253,7 @@ impl Store {
             self.published.remove(&key);
             if let Some(new) = new {
                 if new.is_ours {
-                    self.published.insert(key.clone());
+                    self.published.insert(key.clone(), new.clone());
                 }
                 let service = key.beside(&new.service);
                 Keys::add(self.slices_of.entry(service.clone()).or_default(), key);

@@ -1,29 +1,29 @@
 //! Watches of the API, each a task of its own that tells one channel what it hears.
 //!
-//! The kube library lists, watches, resumes, backs off and lists again after `410 Gone`; here is
-//! only what becomes of its events. A failing watch is said once, not at every try.
+//! The kube library lists, watches and resumes; here is what becomes of its events, and of its
+//! failures: how soon it tries again, and when it lists anew. That a watch has failed for good is
+//! said once, not at every try; that it is back, once it has told something.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use kube::Client;
 use kube::api::Api;
+use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::kinds::{
     Deployment, DeploymentBody, Pod, PodBody, Service, ServiceBody, Slice, SliceBody,
 };
+use super::limit::ConfigMap;
 use super::object::{Body, Key, Seen};
-use super::resolve::ConfigMap;
+use super::patience::Patience;
 use super::store::{Told, Unreadable};
 use super::texts::Texts;
-
-/// How long to wait before everything is listed again because a version is no longer kept.
-const RESTART_DELAY: Duration = Duration::from_millis(200);
+use super::watched::Watched;
 
 /// Something that was heard of the API.
 #[derive(Debug)]
@@ -72,9 +72,11 @@ impl Drop for Watch {
 /// What all watches share.
 #[derive(Clone)]
 pub(super) struct Watches {
+    /// One that does not try again by itself: failures are to be heard of.
     pub(super) client: Client,
     pub(super) heard: mpsc::Sender<Heard>,
     pub(super) texts: Arc<Mutex<Texts>>,
+    pub(super) watched: Watched,
 }
 
 impl Watches {
@@ -150,35 +152,49 @@ impl Watches {
         mut refused: Option<Heard>,
     ) -> Watch {
         let heard = self.heard.clone();
+        let mut mark = self.watched.follow(B::KIND);
         Watch(tokio::spawn(async move {
-            let start = || watch(api.clone(), config.clone()).default_backoff().boxed();
+            let start = || watch(api.clone(), config.clone()).boxed();
             let mut events = start();
-            let mut is_failing = false;
+            let mut patience = Patience::default();
+            let mut is_said = false;
             while let Some(event) = events.next().await {
                 let event = match event {
                     Ok(event) => event,
                     Err(error) => {
-                        if !std::mem::replace(&mut is_failing, true) {
-                            tracing::warn!(
+                        let is_lost = patience.fail(Instant::now());
+                        let is_unknown = is_version_unknown(&error);
+                        // Either way a list is next, which shows when the API is back.
+                        if is_lost || matches!(error, watcher::Error::InitialListFailed(_)) {
+                            mark.set(false);
+                            if !std::mem::replace(&mut is_said, true) {
+                                warn_failed(B::KIND, &error);
+                            }
+                        } else if is_unknown {
+                            tracing::info!(
                                 kind = B::KIND,
-                                error = &error as &dyn std::error::Error,
-                                "a watch of the API failed; what is known stays in force, and it \
-                                 is tried again"
+                                "the API does not know the version that a watch was at; \
+                                 everything is listed again"
                             );
                         }
                         if let Some(refused) = refused.take() {
                             let _ = heard.send(refused).await;
                         }
-                        if is_gone(&error) {
+                        if is_lost || is_unknown {
                             // The library would ask for the same version for ever.
-                            tokio::time::sleep(RESTART_DELAY).await;
                             events = start();
                         }
+                        tokio::time::sleep(patience.pause(fastrand::f64())).await;
                         continue;
                     }
                 };
-                if std::mem::take(&mut is_failing) {
-                    tracing::info!(kind = B::KIND, "the watch of the API is back");
+                // That a list has begun proves nothing yet.
+                if !matches!(event, Event::Init | Event::InitApply(_)) {
+                    patience.reset();
+                    mark.set(true);
+                    if std::mem::take(&mut is_said) {
+                        tracing::info!(kind = B::KIND, "the watch of the API is back");
+                    }
                 }
                 if heard.send(tell(told(event, &kept))).await.is_err() {
                     return;
@@ -188,10 +204,29 @@ impl Watches {
     }
 }
 
-/// Whether the version that a watch would go on from is no longer kept, answered as the status of
-/// the request. (As an event in the stream, the library sees to it.)
-fn is_gone(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+fn warn_failed(kind: &str, error: &watcher::Error) {
+    tracing::warn!(
+        kind,
+        error = error as &dyn std::error::Error,
+        "a watch of the API failed; what is known stays in force, and it is tried again"
+    );
+}
+
+/// Whether a watch cannot go on because of the version that it was at: it is no longer kept, or
+/// the API has been put back to an earlier state and has not come to it yet. (Of the former, told
+/// as an event in the stream, the library sees to itself.)
+fn is_version_unknown(error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status,
+        _ => return false,
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 410
+        || causes
+            .into_iter()
+            .any(|cause| cause.reason == "ResourceVersionTooLarge")
+        || status.message.starts_with("Too large resource version")
 }
 
 fn told<B: Body, T>(event: Event<Seen<B>>, kept: &impl Fn(B, Option<String>) -> T) -> Told<T> {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::source::kubernetes::environment::Entry;
 use crate::source::kubernetes::object::Seen;
 
 fn read<B: Body>(object: Value) -> B {
@@ -22,7 +23,7 @@ fn deployment(object: Value) -> Deployment {
     read::<DeploymentBody>(object).kept(&mut Texts::default())
 }
 
-fn environment(containers: Value) -> Option<Limit> {
+fn environment(containers: Value) -> Box<[Place]> {
     let template = json!({"spec": {"containers": containers}});
     deployment(json!({"metadata": {"name": "a"}, "spec": {"template": template}})).max_inflight
 }
@@ -186,44 +187,75 @@ fn conditions_that_are_not_said_are_as_the_api_has_them() {
 
 #[test]
 fn the_variable_is_found_as_the_container_would_see_it() {
-    let literal = |text: &str| Some(Limit::Literal(text.into()));
-    let in_map = |name: &str, key: &str| {
-        Some(Limit::ConfigMap {
+    let literal = |text: &str| Place::Literal(text.into());
+    let entry = |name: &str, key: &str, [needs_map, needs_key]: [bool; 2]| {
+        Place::ConfigMap(Entry {
             name: name.into(),
             key: key.into(),
+            needs_map,
+            needs_key,
         })
     };
     let variable = |value: &str| json!({"name": "max_inflight", "value": value});
-    let reference = json!({"name": "max_inflight", "valueFrom": {
-        "configMapKeyRef": {"name": "limits", "key": "hello", "optional": true},
-    }});
+    let reference = |optional: Value| {
+        json!({"name": "max_inflight", "valueFrom": {
+            "configMapKeyRef": {"name": "limits", "key": "hello", "optional": optional},
+        }})
+    };
+    let (needed, optional) = (reference(Value::Null), reference(json!(true)));
     let field = json!({"name": "max_inflight", "valueFrom": {"fieldRef": {"fieldPath": "x"}}});
     let from = json!([
-        {"configMapRef": {"name": "first"}},
+        {"configMapRef": {"name": "first", "optional": true}},
         {"prefix": "max_", "configMapRef": {"name": "second"}},
         {"prefix": "other_", "configMapRef": {"name": "third"}},
         {"secretRef": {"name": "secret"}},
     ]);
+    // The last that has the key counts, and only whoever looks knows which those are.
+    let second = || entry("second", "inflight", [true, false]);
+    let first = || entry("first", "max_inflight", [false, false]);
     for (containers, expected) in [
-        (json!([]), None),
+        (json!([]), vec![]),
         (
             json!([{"env": [{"name": "MAX_INFLIGHT", "value": "1"}]}]),
-            None,
+            vec![],
         ),
         (
             json!([{"env": [variable("1"), variable("2")]}]),
-            literal("2"),
+            vec![literal("2")],
         ),
-        (json!([{"env": []}, {"env": [variable("3")]}]), literal("3")),
-        (json!([{"env": [reference]}]), in_map("limits", "hello")),
-        (json!([{"env": [field]}]), Some(Limit::Elsewhere)),
-        (json!([{"envFrom": from}]), in_map("second", "inflight")),
+        (
+            json!([{"env": []}, {"env": [variable("3")]}]),
+            vec![literal("3")],
+        ),
+        (
+            json!([{"env": [needed], "envFrom": from}]),
+            vec![entry("limits", "hello", [true, true])],
+        ),
+        (json!([{"env": [field]}]), vec![Place::Elsewhere]),
+        (json!([{"envFrom": from}]), vec![second(), first()]),
         (
             json!([{"env": [variable("4")], "envFrom": from}]),
-            literal("4"),
+            vec![literal("4")],
+        ),
+        (
+            json!([{"env": [variable("")], "envFrom": from}, {"env": [variable("5")]}]),
+            vec![literal("5")],
+        ),
+        (
+            json!([{"env": [variable("6"), optional], "envFrom": from}]),
+            vec![entry("limits", "hello", [false, false]), literal("6")],
+        ),
+        (
+            json!([{"env": [optional], "envFrom": from}, {"env": [variable("7")]}]),
+            vec![
+                entry("limits", "hello", [false, false]),
+                second(),
+                first(),
+                literal("7"),
+            ],
         ),
     ] {
-        assert_eq!(environment(containers.clone()), expected, "{containers}");
+        assert_eq!(*environment(containers.clone()), *expected, "{containers}");
     }
 }
 

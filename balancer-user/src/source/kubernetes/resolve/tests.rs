@@ -3,6 +3,7 @@
 mod bad;
 mod limits;
 mod moves;
+mod publishing;
 mod shapes;
 
 use std::collections::BTreeMap;
@@ -82,6 +83,12 @@ impl Scene {
             "EndpointSlice" => store.hear_slice(Told::Gone(key(name))),
             _ => store.hear_deployment(Told::Gone(key(name))),
         }
+    }
+
+    fn config_maps_in_use(&self) -> usize {
+        let maps = ["limits", "more"].iter();
+        maps.filter(|map| self.resolver.needs(&key(map)).is_some())
+            .count()
     }
 
     fn config_map(&mut self, name: &str, says: ConfigMap) -> &mut Self {

@@ -70,8 +70,11 @@ fn a_function_that_is_switched_off_stays_off_when_the_switch_is_misspelt() {
 #[test]
 fn whether_a_leader_is_published_has_to_be_said_clearly() {
     let mut scene = Scene::new("");
-    let publish = |how| annotated(service("hello", IP), "publish-leader", how);
+    let leader = || annotated(service("hello", IP), "strategy", "leader");
+    let publish = |how| annotated(leader(), "publish-leader", how);
     let is_published = |scene: &Scene| scene.resolver.publication(&key("hello")).is_some();
+    let pods = Pods::refused();
+    scene.resolver.pods.insert(key("hello"), pods);
     scene.put([publish("1")]);
     assert!(!is_published(&scene));
     scene.assert_problem("it is neither true nor false");

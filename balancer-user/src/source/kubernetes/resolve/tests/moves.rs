@@ -87,6 +87,50 @@ fn a_service_for_which_there_is_no_room_claims_nothing_and_comes_in_when_there_i
 }
 
 #[test]
+fn a_ninth_service_on_a_pod_is_left_alone_until_there_is_a_place() {
+    let mut scene = Scene::new("");
+    let with = |of: &str, pods: &[&str]| {
+        let endpoints = pods.iter().map(|address| ready(address)).collect();
+        slice(of, &format!("{of}-1"), endpoints)
+    };
+    for number in 1..=9 {
+        let name = format!("s{number}");
+        let ip = format!("10.96.0.{number}");
+        scene.put([service(&name, &ip), with(&name, &["10.1.0.2"])]);
+    }
+    let crowded = "Service s9: its endpoint 10.1.0.2:8080 is in 8 services already";
+    assert!(scene.service("s9").is_none());
+    scene.assert_problem(crowded);
+    assert_eq!(scene.problems().len(), 1, "{:?}", scene.problems());
+    // Whatever else those that have places do, they keep them.
+    scene.put([with("s1", &["10.1.0.2", "10.1.0.3"])]);
+    scene.put([annotated(service("s2", "10.96.0.2"), "max-inflight", "3")]);
+    assert!((1..9).all(|number| scene.service(&format!("s{number}")).is_some()));
+    scene.assert_problem(crowded);
+    // Its frontend is nobody's.
+    scene.put([service("other", "10.96.0.9")]);
+    assert_eq!(scene.frontends("other"), ["10.96.0.9:8080"]);
+    scene.remove("Service", "other");
+    // One moves to another pod, and back; one is switched off; one goes.
+    scene.put([with("s1", &["10.1.0.3"])]);
+    assert_eq!(scene.backends("s9"), ["10.1.0.2:8080"]);
+    scene.put([with("s1", &["10.1.0.2"])]);
+    assert!(scene.service("s1").is_none());
+    scene.assert_problem("Service s1: its endpoint 10.1.0.2:8080 is in 8");
+    scene.put([annotated(service("s3", "10.96.0.3"), "enabled", "false")]);
+    assert_eq!(scene.backends("s1"), ["10.1.0.2:8080"]);
+    scene.put([service("s3", "10.96.0.3")]);
+    scene.assert_problem("Service s3: its endpoint 10.1.0.2:8080 is in 8");
+    scene.remove("Service", "s4");
+    assert_eq!(scene.backends("s3"), ["10.1.0.2:8080"]);
+    assert_eq!(scene.problems(), [""; 0]);
+    for number in 1..=9 {
+        scene.remove("Service", &format!("s{number}"));
+    }
+    assert!(scene.resolver.claims.is_empty());
+}
+
+#[test]
 fn nothing_is_remembered_of_what_is_gone() {
     let mut scene = Scene::new("");
     scene.resolver.claims.room = 2;
@@ -106,7 +150,7 @@ fn nothing_is_remembered_of_what_is_gone() {
         ]);
         scene.config_map(
             "limits",
-            ConfigMap::Holds([("x".to_owned(), "1".to_owned())].into()),
+            ConfigMap::Holds([("x".into(), Some("1".into()))].into()),
         );
         scene.put([slice(
             &name,
@@ -126,7 +170,7 @@ fn nothing_is_remembered_of_what_is_gone() {
             scene.resolver.claims
         );
         assert!(scene.resolver.memories.is_empty());
-        assert!(scene.resolver.config_maps_in_use().is_empty());
+        assert_eq!(scene.config_maps_in_use(), 0);
     }
 }
 
@@ -138,11 +182,11 @@ fn what_is_switched_off_asks_for_nothing_more() {
         "valueFrom": {"configMapKeyRef": {"name": "limits", "key": "x"}},
     }]);
     scene.put([service("hello", IP), deployment("hello", of_map)]);
-    scene.config_map("limits", ConfigMap::Holds(BTreeMap::new()));
-    assert_eq!(scene.resolver.config_maps_in_use().len(), 1);
+    scene.config_map("limits", ConfigMap::Missing);
+    assert_eq!(scene.config_maps_in_use(), 1);
     scene.put([annotated(service("hello", IP), "enabled", "false")]);
     assert!(scene.told.is_empty());
-    assert!(scene.resolver.config_maps_in_use().is_empty());
+    assert_eq!(scene.config_maps_in_use(), 0);
 }
 
 #[test]

@@ -237,3 +237,28 @@ fn where_pods_are_dialled_both_their_addresses_are_intercepted() {
         ["10.1.0.2:8080", "[fd00::2]:8080", "10.1.0.4:8080"]
     );
 }
+
+#[test]
+fn with_a_local_policy_only_pods_of_the_own_node_serve() {
+    let mut scene = Scene::new("");
+    scene.resolver.node = Some("node-1".into());
+    let on = |node: &str, address: &str| {
+        let mut endpoint = ready(address);
+        endpoint["nodeName"] = node.into();
+        endpoint
+    };
+    let endpoints = json!([
+        on("node-1", "10.1.0.2"),
+        on("node-2", "10.1.0.3"),
+        ready("10.1.0.4"),
+    ]);
+    let mut hello = service("hello", IP);
+    scene.put([hello.clone(), slice("hello", "hello-1", endpoints)]);
+    assert_eq!(scene.backends("hello").len(), 3);
+    hello["spec"]["internalTrafficPolicy"] = "Local".into();
+    scene.put([hello.clone()]);
+    assert_eq!(scene.backends("hello"), ["10.1.0.2:8080"]);
+    hello["spec"]["internalTrafficPolicy"] = "Cluster".into();
+    scene.put([hello]);
+    assert_eq!(scene.backends("hello").len(), 3);
+}
