@@ -126,7 +126,11 @@ fn while_backends_come_and_go_there_are_as_many_elections_as_leaders() {
             assert_eq!(realm.leader(), Some(leader));
             assert_eq!(load32(&realm.rig.backend_of(leader).state), 0);
             let elected = realm.elected.load(SeqCst).count_ones();
-            assert_eq!(realm.elections.load(SeqCst), u64::from(elected), "elections");
+            assert_eq!(
+                realm.elections.load(SeqCst),
+                u64::from(elected),
+                "elections"
+            );
         },
     );
 }
