@@ -39,6 +39,9 @@ const MAX_DELAY: Duration = Duration::from_millis(500);
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long after it was written a slice is to be seen at the latest; otherwise it is written again,
+/// which changes nothing if it is there.
+const ECHO: Duration = Duration::from_secs(2);
 /// How long a write that failed in all its attempts rests.
 const REST: Duration = Duration::from_secs(1);
 
@@ -93,6 +96,7 @@ pub(super) struct Publisher {
 #[derive(Debug)]
 struct Published {
     facts: Facts,
+    written: Instant,
     /// Whether somebody has changed it since.
     is_spoilt: bool,
     /// When that was last put right: whoever changes it again and again does not set the pace.
@@ -104,6 +108,11 @@ impl Published {
     fn holds(&self, leader: Option<SocketAddr>) -> bool {
         let rests = self.repaired.is_some_and(|at| at.elapsed() < REST);
         self.facts.leader == leader && (!self.is_spoilt || rests)
+    }
+
+    /// Whether it is to be seen by now. What is taken away as soon as it is written may never be.
+    fn is_overdue(&self) -> bool {
+        self.written.elapsed() >= ECHO
     }
 }
 
@@ -368,7 +377,9 @@ impl Publisher {
         let due = slices.filter_map(|(slice, (_, name))| {
             let leader = self.leaders.of(name);
             let published = self.published.get(slice);
-            let is_said = published.is_some_and(|it| it.holds(leader));
+            let is_there = self.wanted.there.contains_key(slice);
+            let is_said =
+                published.is_some_and(|it| it.holds(leader) && (is_there || !it.is_overdue()));
             (!is_said && !self.rests(slice)).then(|| (slice.clone(), leader))
         });
         due.collect()
@@ -403,6 +414,7 @@ impl Publisher {
             let before = self.published.remove(&slice);
             let published = Published {
                 facts,
+                written: Instant::now(),
                 is_spoilt: false,
                 repaired: before.and_then(|it| match it.is_spoilt {
                     true => Some(Instant::now()),

@@ -130,6 +130,7 @@ fn a_slice_that_somebody_has_changed_does_not_say_what_was_published() {
 fn what_is_changed_again_and_again_is_put_right_once_a_second() {
     let leader = Some(at("10.1.0.2:80"));
     let mut published = Published {
+        written: Instant::now(),
         facts: said(&publication(), leader),
         is_spoilt: false,
         repaired: None,
