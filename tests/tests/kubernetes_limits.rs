@@ -140,7 +140,8 @@ fn a_limit_in_a_config_map_that_comes_late_is_not_guessed() -> Result<()> {
             error["kind"] == "Deployment" && message.contains("ConfigMap limits")
         });
         ensure!(told, "{errors:?}");
-        ensure!(stage.call(frontend()) == Outcome::Unsteered, "not balanced");
+        let before = stage.call(frontend());
+        ensure!(before == Outcome::Unsteered, "it is balanced: {before:?}");
         let limits = objects::config_map(NAMESPACE, "limits", "hello", "1");
         stage.cluster().put(limits)?;
         let put = Instant::now();

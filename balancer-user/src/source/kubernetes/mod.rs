@@ -47,7 +47,7 @@ use kinds::{Labels, Pod, PodBody};
 use object::{Body as _, Key};
 use publish::{Publisher, Refusals, Wanted};
 use report::Reporter;
-use resolve::{Resolved, Resolver};
+use resolve::{PATIENCE, Resolved, Resolver};
 use store::Table;
 use texts::Texts;
 use watch::{Followed, Heard, Watch, Watches};
@@ -235,6 +235,13 @@ async fn zone_of(client: &Client, node: &str) -> Option<Arc<str>> {
     }
 }
 
+/// Has a service looked at once more.
+async fn look_again(heard: mpsc::Sender<Heard>, service: Key) {
+    tokio::time::sleep(PATIENCE).await;
+    // Fails only when the follower ends.
+    let _ = heard.send(Heard::Later(service)).await;
+}
+
 async fn give_back_soon() {
     tokio::time::sleep(GIVE_BACK_AFTER).await;
     // Fails only when the agent ends.
@@ -356,6 +363,7 @@ impl Follower {
                 }
             }
             Heard::NoBypassing => self.is_bypassing_known = true,
+            Heard::Later(service) => resolver.store.note(service),
         }
     }
 
@@ -376,6 +384,9 @@ impl Follower {
         let mut changes = BTreeMap::new();
         while !self.resolver.store.is_settled() {
             let resolved = self.resolver.resolve();
+            for key in &resolved.later {
+                tokio::spawn(look_again(self.watches.heard.clone(), key.clone()));
+            }
             for key in &resolved.unknown_config_maps {
                 if let Some(needs) = self.resolver.needs(key) {
                     self.config_maps.ask(key.clone(), needs);
@@ -389,6 +400,7 @@ impl Follower {
         for idle in self.config_maps.plan(|key| self.resolver.needs(key)) {
             self.resolver.config_maps.remove(&idle);
         }
+        self.resolver.patience = PATIENCE;
         self.publish();
         let changes: Vec<_> = changes.into_values().collect();
         let unreadable = self.unreadable();

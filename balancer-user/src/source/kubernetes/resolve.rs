@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::about::About;
 use super::claims::Claims;
@@ -23,6 +24,10 @@ use crate::config::{Annotated, Config, Sources};
 use crate::model::{self, Intercept, Origin, ServiceName, Settings, Strategy};
 use crate::state::{Change, ObjectProblem};
 
+/// How long a new function waits for its Deployment. Watches that were told of both at once are not
+/// farther apart.
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Makes services of objects.
 #[derive(Debug)]
 pub(super) struct Resolver {
@@ -34,6 +39,9 @@ pub(super) struct Resolver {
     refusals: Refusals,
     /// The agent's own zone.
     pub(super) zone: Option<Arc<str>>,
+    /// How long new functions wait for their Deployments; zero until everything has been looked at
+    /// once, since whatever is not there then is not coming.
+    pub(super) patience: Duration,
     /// The agent's own node.
     pub(super) node: Option<Arc<str>>,
     memories: HashMap<Key, Box<Memory>>,
@@ -53,6 +61,8 @@ pub(super) struct Resolved {
     pub(super) leaders: BTreeSet<Key>,
     /// Services whose Pods are not.
     pub(super) others: BTreeSet<Key>,
+    /// Services to look at once more after [`PATIENCE`].
+    pub(super) later: BTreeSet<Key>,
 }
 
 /// What is remembered of a Service from one look to the next.
@@ -63,6 +73,10 @@ struct Memory {
     annotated: Annotated,
     deployment: Annotated,
     limit: LimitMemory,
+    /// Whether its settings have been made with its Deployment known.
+    saw_deployment: bool,
+    /// Since when a new function waits for its Deployment.
+    waits_since: Option<Instant>,
     /// What the switches last said that was good.
     enabled: Switch,
     enabled_below: Switch,
@@ -112,6 +126,15 @@ impl Memory {
         turned.unwrap_or(asks.is_function || asks_below.is_function)
     }
 
+    /// Whether its Deployment may still come: objects that are made together are told by watches of
+    /// their own, in any order.
+    fn awaits_deployment(&mut self, patience: Duration) -> bool {
+        if self.saw_deployment || self.limit.last.is_some() || self.made.has_backends() {
+            return false;
+        }
+        self.waits_since.get_or_insert_with(Instant::now).elapsed() < patience
+    }
+
     /// Forgets all that was good but for the switches: the Service is not balanced.
     fn only_switches(self) -> Self {
         Self {
@@ -150,6 +173,7 @@ impl Resolver {
             pods: HashMap::new(),
             refusals: Refusals::new(),
             zone,
+            patience: Duration::ZERO,
             node: None,
             memories: HashMap::new(),
             last_settings: Arc::default(),
@@ -448,7 +472,13 @@ impl Resolver {
             None => {
                 memory.limit.forget_entries();
                 memory.limit.last = memory.limit.last.filter(|_| self.is_bereft(&key, service));
-                Ok(memory.limit.last)
+                match service.asks.is_function && memory.awaits_deployment(self.patience) {
+                    true => {
+                        resolved.later.insert(key.clone());
+                        Err(Waits::Asked)
+                    }
+                    false => Ok(memory.limit.last),
+                }
             }
         };
         let sources = Sources {
@@ -478,14 +508,20 @@ impl Resolver {
             }
         };
         // Of one that has pods already they are followed meanwhile, and what held before holds.
-        let is_new = memory.settings.is_none()
-            || (memory.limit.last.is_none() && !memory.made.has_backends());
+        let is_without =
+            memory.limit.last.is_none() && !(memory.saw_deployment && memory.made.has_backends());
+        let is_new = memory.settings.is_none() || is_without;
         if let Err(waits) = environment
             && is_new
             && settings.max_inflight.origin != Origin::Annotation
         {
-            return Err(waits);
+            // What was taken to be without a limit before its Deployment came must not go on so.
+            return Err(match memory.made.has_backends() {
+                true => Waits::Refused,
+                false => waits,
+            });
         }
+        memory.saw_deployment |= deployment.is_some();
         memory.settings = Some(self.shared(&settings));
         Ok(settings)
     }

@@ -39,6 +39,8 @@ pub(super) enum Heard {
     Bypassing(Told<Pod>),
     /// The API does not say, or not soon, which they are.
     NoBypassing,
+    /// This service is to be looked at once more.
+    Later(Key),
     ConfigMap(Key, ConfigMap),
 }
 

@@ -258,3 +258,39 @@ fn without_its_deployment_a_function_keeps_its_limit_while_it_has_pods() {
     scene.remove("Deployment", "plain");
     assert_eq!(scene.limit("plain"), 0);
 }
+
+#[test]
+fn a_new_function_waits_for_its_deployment_but_not_for_ever() {
+    let pods = || slice("hello", "hello-1", json!([ready("10.1.0.2")]));
+    let mut scene = Scene::new("");
+    scene.resolver.patience = std::time::Duration::from_secs(3600);
+    scene.put([service("hello", IP), pods()]);
+    assert!(scene.service("hello").is_none(), "it is not known yet");
+    assert_eq!(scene.resolved.later.len(), 1);
+    scene.put([deployment("hello", literal("2"))]);
+    assert_eq!(scene.limit("hello"), 2);
+    // One whose Deployment never comes is balanced when the time is over.
+    let mut scene = Scene::new("");
+    scene.resolver.patience = std::time::Duration::from_millis(1);
+    scene.put([service("hello", IP), pods()]);
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    scene.resolver.store.note(key("hello"));
+    scene.look();
+    assert_eq!(scene.limit("hello"), 0);
+}
+
+#[test]
+fn what_was_without_a_limit_before_its_deployment_came_is_not_balanced_until_it_is_known() {
+    let mut scene = Scene::new("");
+    let pods = slice("hello", "hello-1", json!([ready("10.1.0.2")]));
+    scene.put([service("hello", IP), pods]);
+    assert_eq!(scene.limit("hello"), 0);
+    let from = json!([{"name": "max_inflight", "valueFrom": {
+        "configMapKeyRef": {"name": "limits", "key": "hello"},
+    }}]);
+    scene.put([deployment("hello", from)]);
+    assert!(scene.service("hello").is_none());
+    let holds = [("hello".into(), Some("3".into()))];
+    scene.config_map("limits", ConfigMap::Holds(holds.into()));
+    assert_eq!(scene.limit("hello"), 3);
+}
