@@ -329,6 +329,20 @@ impl Drop for End<'_> {
     }
 }
 
+/// A function whose callers wait for as long as a busy machine may take.
+pub fn patient_function(ip: &str, max_inflight: u32) -> objects::Function {
+    objects::Function::new(NAMESPACE, "hello", ip)
+        .max_inflight(max_inflight)
+        .annotation("idlefirst.dev/queue.timeout", "10s")
+}
+
+/// Checks that every call was served.
+#[track_caller]
+pub fn assert_all_served(outcomes: &Outcomes) {
+    let all = outcomes.keys().all(|outcome| *outcome == Outcome::Served);
+    assert!(all, "{outcomes:?}");
+}
+
 /// A function with these pods' slice: its objects, in an order in which they may be put.
 pub fn with_pods(function: &objects::Function, pods: impl IntoIterator<Item = u8>) -> Vec<Value> {
     let mut all = function.objects().to_vec();

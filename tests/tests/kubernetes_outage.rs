@@ -15,7 +15,8 @@ use tests::{
     cluster::{Cluster, Kind, objects},
     function::Function,
     kubernetes::{
-        NAMESPACE, Outcome, Outcomes, SOON, Stage, assert_no_breach, pod, slice, with_pods,
+        NAMESPACE, Outcome, SOON, Stage, assert_all_served, assert_no_breach, patient_function,
+        pod, slice, with_pods,
     },
     wait::eventually,
 };
@@ -401,16 +402,8 @@ fn set(hello: &objects::Function) -> Result<(Stage, Vec<Function>)> {
     Ok((stage, pods))
 }
 
-fn assert_all_served(outcomes: &Outcomes) {
-    let all = outcomes.keys().all(|outcome| *outcome == Outcome::Served);
-    assert!(all, "{outcomes:?}");
-}
-
-/// One whose callers wait for as long as a busy machine may take.
 fn function() -> objects::Function {
-    objects::Function::new(NAMESPACE, "hello", IP)
-        .max_inflight(1)
-        .annotation("idlefirst.dev/queue.timeout", "10s")
+    patient_function(IP, 1)
 }
 
 fn frontend() -> SocketAddr {

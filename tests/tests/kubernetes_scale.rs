@@ -9,7 +9,10 @@ use anyhow::Result;
 use tests::{
     cluster::objects,
     function::Function,
-    kubernetes::{NAMESPACE, Outcome, Stage, assert_no_breach, pod, slice, with_pods},
+    kubernetes::{
+        Outcome, Stage, assert_all_served, assert_no_breach, patient_function, pod, slice,
+        with_pods,
+    },
 };
 
 const IP: &str = "10.96.0.10";
@@ -86,10 +89,7 @@ fn a_pod_that_terminates_serves_on_only_while_there_is_no_other() -> Result<()> 
         stage.wait_members("hello", [1]);
         Ok(())
     })?;
-    assert!(
-        outcomes.keys().all(|outcome| *outcome == Outcome::Served),
-        "{outcomes:?}"
-    );
+    assert_all_served(&outcomes);
     assert_no_breach(&pods);
     stage.finish()
 }
@@ -112,19 +112,14 @@ fn a_pod_may_be_in_two_slices_and_move_between_them() -> Result<()> {
         stage.wait_members("hello", [0]);
         Ok(())
     })?;
-    assert!(
-        outcomes.keys().all(|outcome| *outcome == Outcome::Served),
-        "{outcomes:?}"
-    );
+    assert_all_served(&outcomes);
     assert_no_breach(&pods);
     stage.finish()
 }
 
 /// One whose callers wait for as long as a busy machine may take.
 fn function() -> objects::Function {
-    objects::Function::new(NAMESPACE, "hello", IP)
-        .max_inflight(LIMIT)
-        .annotation("idlefirst.dev/queue.timeout", "10s")
+    patient_function(IP, LIMIT)
 }
 
 fn serve(stage: &Stage, number: u8) -> Result<Function> {

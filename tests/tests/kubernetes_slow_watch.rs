@@ -10,7 +10,9 @@ use serde_json::json;
 use tests::{
     cluster::{Kind, objects},
     function::Function,
-    kubernetes::{NAMESPACE, Outcome, Outcomes, SOON, Stage, assert_no_breach, slice, with_pods},
+    kubernetes::{
+        SOON, Stage, assert_all_served, assert_no_breach, patient_function, slice, with_pods,
+    },
     wait::eventually,
 };
 
@@ -132,16 +134,8 @@ fn wait_limit_shown(stage: &Stage, limit: u32) {
     });
 }
 
-fn assert_all_served(outcomes: &Outcomes) {
-    let all = outcomes.keys().all(|outcome| *outcome == Outcome::Served);
-    assert!(all, "{outcomes:?}");
-}
-
-/// One whose callers wait for as long as a busy machine may take.
 fn function() -> objects::Function {
-    objects::Function::new(NAMESPACE, "hello", IP)
-        .max_inflight(1)
-        .annotation("idlefirst.dev/queue.timeout", "10s")
+    patient_function(IP, 1)
 }
 
 fn frontend() -> SocketAddr {
