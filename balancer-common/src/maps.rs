@@ -5,7 +5,7 @@
 
 /// Version of everything in this crate that lies in a map. Raised by any change
 /// to a layout, a name, a flag's meaning or a counter's place.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Services at most; ids are 0..MAX_SERVICES.
 pub const MAX_SERVICES: u32 = 16_384;
@@ -31,6 +31,8 @@ pub const MAX_AFFINITIES: u32 = 65_536;
 pub const MAX_BYPASSES: u32 = 4_096;
 /// Positions in a table at most.
 pub const MAX_TABLE_POSITIONS: u32 = 65_536;
+/// Bytes of a service's name in NAMES: `namespace/name`, and zeros behind it.
+pub const NAME_BYTES: usize = 256;
 /// Bytes of the ring buffer.
 pub const EVENT_BYTES: u32 = 1 << 20;
 
@@ -64,6 +66,8 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const BYPASS: &str = "BYPASS";
 /// Ring buffer of [`crate::event::Event`]s.
 pub const EVENTS: &str = "EVENTS";
+/// Names of services by their ids, for agents that come later; no program reads it.
+pub const NAMES: &str = "NAMES";
 
 /// Index of the IPv4 listener in OVERFLOW_SOCK.
 pub const LISTENER_V4: u32 = 0;

@@ -6,7 +6,7 @@
 //! halves are apart so that a restarted agent can zero its own.
 
 use crate::{
-    atomic::{compare_exchange, fetch_add, load, load32},
+    atomic::{compare_exchange, fetch_add, fetch_and, load, load32},
     service::Backend,
 };
 
@@ -20,6 +20,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// The bits of the kernel's half of a word.
+    pub(crate) const KERNEL_HALF: u64 = 0xffff_ffff;
+
     /// One in its half of a word.
     pub(crate) const fn one(self) -> u64 {
         match self {
@@ -72,6 +75,13 @@ pub enum NotTaken {
     Unsuitable,
     /// Others changed the word faster than we could.
     Contended,
+}
+
+/// Gives back all that an agent held that is no more. What the kernel took stays.
+pub fn forget_agent(backend: &Backend) {
+    for word in [&backend.inflight, &backend.awaiting] {
+        fetch_and(word, Side::KERNEL_HALF);
+    }
 }
 
 /// Tries of the compare-and-swap: each one lost means that another slot moved.

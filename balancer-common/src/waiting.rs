@@ -7,9 +7,9 @@
 //! out of sight.
 
 use crate::{
-    atomic::{AtomicU64, fetch_add, load},
+    atomic::{AtomicU64, fetch_add, fetch_and, load},
     service::Service,
-    slot::total,
+    slot::{Side, total},
 };
 
 const QUEUED: u64 = 1 << 32;
@@ -63,6 +63,11 @@ pub fn join(word: &AtomicU64) {
 #[inline(always)]
 pub fn leave(word: &AtomicU64) {
     fetch_add(word, QUEUED.wrapping_neg());
+}
+
+/// The queue of an agent that is no more is gone. Whoever is on the way stays counted.
+pub fn forget_queued(word: &AtomicU64) {
+    fetch_and(word, Side::KERNEL_HALF);
 }
 
 #[cfg(test)]

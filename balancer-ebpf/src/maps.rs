@@ -21,7 +21,7 @@ use balancer_common::{
     histogram,
     maps::{
         EVENT_BYTES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BYPASSES, MAX_FLOWS, MAX_FRONTEND_ENTRIES,
-        MAX_LEAVES, MAX_SERVICES,
+        MAX_LEAVES, MAX_SERVICES, NAME_BYTES,
     },
     service::{Backend, Leaf, Service},
 };
@@ -60,6 +60,8 @@ static AGENT: Array<AgentState, 1> = Array::new();
 static OVERFLOW_FLOWS: HashMap<Flow, FlowTarget, { MAX_FLOWS as usize }> = HashMap::new();
 #[btf_map]
 static OVERFLOW_SOCK: SockMap<2> = SockMap::new();
+#[btf_map]
+static NAMES: Array<[u8; NAME_BYTES], { MAX_SERVICES as usize }> = Array::new();
 #[btf_map]
 static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
 

@@ -47,7 +47,7 @@ const PUBLISHER_END: Duration = Duration::from_secs(3);
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If it cannot start. Nothing is left behind then.
+/// If it cannot start. Nothing is changed then.
 pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<()> {
     let fingerprint = Fingerprint::of(&config_path);
     let mut loaded = Config::load(&config_path, &process_environment)?;
@@ -245,13 +245,18 @@ struct Running {
 }
 
 impl Running {
-    /// Ends it. Readiness goes first, so that whoever looks stops counting on us; the programs go
-    /// late, so that steering lasts as long as the process; what they sent to the agent may finish.
+    /// Ends it. Readiness goes first, so that whoever looks stops counting on us. The programs stay
+    /// and go on steering; what they sent to the agent may finish, and they send it nothing more.
     async fn end(mut self) {
         self.ready.send_replace(false);
         drop(self.stop);
         self.tasks.shutdown().await;
-        self.kernel.detach();
+        if let Err(error) = self
+            .kernel
+            .change_agent_state(|state| state.heartbeat_ns = 0)
+        {
+            tracing::warn!(%error, "the programs learn only from our silence that we are gone");
+        }
         self.overflow.stop().await;
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    config::AgentConfig,
+    config::{AgentConfig, Source},
     kernel::{Cgroup, Kernel, find_pods, find_unified, pod_cgroup},
     model::Intercept,
     state::Snapshot,
@@ -37,7 +37,7 @@ pub struct BypassingPods {
 #[derive(Clone, Debug, Default)]
 struct Pods {
     uids: BTreeSet<String>,
-    /// Counts changes.
+    /// Counts changes; 0: nobody has said anything yet.
     number: u64,
 }
 
@@ -46,7 +46,7 @@ impl BypassingPods {
     /// their cgroups are named after.
     pub fn set_pods(&self, uids: BTreeSet<String>) {
         self.said.send_if_modified(|current| {
-            let is_new = current.uids != uids;
+            let is_new = current.number == 0 || current.uids != uids;
             if is_new {
                 current.uids = uids;
                 current.number += 1;
@@ -76,16 +76,19 @@ pub struct Bypass {
     /// The number of the pods that were looked for last.
     looked: watch::Sender<u64>,
     handle: BypassingPods,
+    /// Whether a source will say which pods bypass the balancer.
+    awaits_pods: bool,
     found: Found,
     said: Said,
 }
 
-/// What the programs have been told.
+/// What the programs have been told; until then they may go by what an earlier agent told them.
 #[derive(Debug, Default)]
 struct Found {
     /// The cgroup of all pods.
     pods: Option<(PathBuf, Cgroup)>,
-    bypassing: BTreeSet<Cgroup>,
+    are_pods_told: bool,
+    bypassing: Option<BTreeSet<Cgroup>>,
 }
 
 /// What has been complained of, so that it is said once.
@@ -104,6 +107,7 @@ impl Bypass {
         agent: &AgentConfig,
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Self {
+        let awaits_pods = snapshots.borrow().config.source == Source::Kubernetes;
         let root = find_unified().unwrap_or_else(|_| kernel.cgroup_path().to_owned());
         let (said, pods) = watch::channel(Pods::default());
         let (looked, looks) = watch::channel(0);
@@ -123,6 +127,7 @@ impl Bypass {
                 said,
                 looked: looks,
             },
+            awaits_pods,
             found: Found::default(),
             said: Said::default(),
         };
@@ -164,7 +169,9 @@ impl Bypass {
         let is_complete = of_pods.len() == uids.len();
         let mut wanted = self.configured();
         wanted.extend(of_pods);
-        self.tell(wanted);
+        if number > 0 || !self.awaits_pods {
+            self.tell(wanted);
+        }
         self.looked.send_replace(number);
         is_complete
     }
@@ -193,7 +200,7 @@ impl Bypass {
                 search.then(|| find_pods(below).and_then(at)).flatten()
             }),
         };
-        if found == self.found.pods {
+        if self.found.are_pods_told && found == self.found.pods {
             return;
         }
         let cgroup = found.as_ref().map(|(_, cgroup)| *cgroup);
@@ -210,6 +217,7 @@ impl Bypass {
             self.said.without_pods = false;
         }
         self.found.pods = found;
+        self.found.are_pods_told = true;
     }
 
     fn complain_of_pods(&mut self, needs_pods: bool) {
@@ -250,7 +258,7 @@ impl Bypass {
 
     /// Tells the programs who is not steered, if that has changed.
     fn tell(&mut self, wanted: BTreeSet<Cgroup>) {
-        if wanted == self.found.bypassing {
+        if self.found.bypassing.as_ref() == Some(&wanted) {
             return;
         }
         match self.kernel.bypass(&wanted) {
@@ -263,7 +271,7 @@ impl Bypass {
                     );
                 }
                 self.said.left_out = left_out.len();
-                self.found.bypassing = wanted;
+                self.found.bypassing = Some(wanted);
             }
             Err(error) => {
                 // Said once, not at every try.

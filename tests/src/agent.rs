@@ -9,7 +9,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -222,6 +222,11 @@ impl Agent {
         self.reload_text(&text)
     }
 
+    /// Replaces its services for when it is started again.
+    pub fn write_services(&self, services: &[Service]) -> Result<()> {
+        self.launch.write_config(&self.launch.config(services)?)
+    }
+
     /// [`Agent::reload`] with any text, which must differ from the last.
     ///
     /// `{cgroup}`, `{pin_path}` and `{admin}` in it are filled in.
@@ -273,6 +278,30 @@ impl Agent {
         self.terminate()
     }
 
+    /// [`Agent::stop`], and the end of steering: `idlefirst uninstall`. Nothing is pinned then.
+    pub fn uninstall(mut self) -> Result<()> {
+        self.terminate()?;
+        let done = self.uninstall_only()?;
+        ensure!(
+            done.status.success() && !self.pin_path().exists(),
+            "uninstall ended with {}: {}",
+            done.status,
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(())
+    }
+
+    /// Runs `idlefirst uninstall` with its configuration, whether it lives or not.
+    pub fn uninstall_only(&self) -> Result<Output> {
+        let launch = &self.launch;
+        let mut command = place::command(Some(&launch.netns), None, &launch.binary);
+        command
+            .arg("uninstall")
+            .arg("--config")
+            .arg(self.config_path());
+        command.output().context("cannot run idlefirst uninstall")
+    }
+
     /// [`Agent::stop`], but its directory and pins stay until the value goes.
     pub fn terminate(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
@@ -307,11 +336,17 @@ impl Agent {
 
     /// Starts it again on the same pins and configuration, and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
+        self.relaunch()?;
+        self.wait_ready()
+    }
+
+    /// [`Agent::restart`], without waiting.
+    pub fn relaunch(&mut self) -> Result<()> {
         if self.process.ended()?.is_none() {
             self.kill()?;
         }
         self.process = self.launch.spawn()?;
-        self.wait_ready()
+        Ok(())
     }
 
     /// Waits until it is ready, or has ended, which is an error.

@@ -110,6 +110,15 @@ impl Stage {
         Ok(said)
     }
 
+    /// Ends steering. Gives what that says.
+    pub fn uninstall(&self, file: &Path) -> Result<String> {
+        let agent = agent::binary()?;
+        let mut command = place::command(Some(&self.crowd.netns), None, &agent);
+        let done = command.args(["uninstall", "--config"]).arg(file).output()?;
+        ensure!(done.status.success(), "{done:?}");
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
     /// What starts an agent, by another program if one is given.
     pub fn command(&self, launcher: &[&str], file: &Path) -> Result<Command> {
         let agent = agent::binary()?;
@@ -133,7 +142,10 @@ impl Stage {
             pin_path: Some(self.pins()),
             ..AgentOptions::new(&self.crowd.netns, &self.crowd.cgroup)
         };
-        options.start(&[])?.stop()
+        options.start(&[])?.uninstall()?;
+        let pinned = entries(&self.dir.bpffs())?;
+        ensure!(pinned.is_empty(), "left pinned: {pinned:?}");
+        Ok(())
     }
 }
 

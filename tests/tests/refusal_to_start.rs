@@ -192,6 +192,20 @@ fn the_capabilities_that_are_asked_for_are_enough() -> Result<()> {
     process.signal(Signal::SIGTERM)?;
     let status = process.wait(SOON)?;
     ensure!(status.success(), "{status}: {}", process.stderr());
+    // Another with as little can take over, and end it.
+    let mut process = Process::start(stage.command(&LEAST, &file)?)?;
+    eventually(START, || -> Result<()> {
+        ensure!(
+            process.stderr().contains("taken over"),
+            "{}",
+            process.stderr()
+        );
+        assert_steered(&stage.crowd)
+    });
+    process.signal(Signal::SIGTERM)?;
+    let status = process.wait(SOON)?;
+    ensure!(status.success(), "{status}: {}", process.stderr());
+    stage.uninstall(&file)?;
     fs::remove_file(&file)?;
     stage.assert_nothing_left()
 }

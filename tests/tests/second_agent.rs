@@ -201,26 +201,26 @@ fn an_agent_that_was_killed_stands_in_nobodys_way() -> Result<()> {
     let stage = Stage::new()?;
     let mut first = First::start(&stage.crowd)?;
     assert_steered(&stage.crowd)?;
-    let objects = first.agent.bpf_objects()?;
-    ensure!(!objects.is_empty(), "a running agent has programs");
     first.agent.kill()?;
     let (pins, socket) = first.condition()?;
     ensure!(!pins.is_empty() && socket, "nothing is stale: {pins:?}");
+    assert_steered(&stage.crowd).context("while there is no agent")?;
 
     first.agent.restart()?;
     assert_steered(&stage.crowd)?;
-    objects.assert_gone();
     assert_eq!(first.condition()?, (pins, true));
     let said = first.agent.stderr();
-    assert_says(&said, &["an earlier agent was killed here"]);
-    first.agent.terminate()?;
-    ensure!(!first.agent.pin_path().exists(), "pins are left");
-    ensure!(!first.socket().exists(), "the socket is left");
+    assert_says(&said, &["taken over from an earlier agent"]);
+    let objects = first.agent.bpf_objects()?;
+    let socket = first.socket();
+    first.agent.uninstall()?;
+    objects.assert_gone();
+    ensure!(!socket.exists(), "the socket is left");
     Ok(())
 }
 
 #[test]
-fn sigterm_and_sigint_leave_nothing_behind() -> Result<()> {
+fn sigterm_and_sigint_leave_steering_behind_and_nothing_else() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let stage = Stage::new()?;
         let server = stage.crowd.serve(0, 1, Duration::ZERO)?;
@@ -238,8 +238,14 @@ fn sigterm_and_sigint_leave_nothing_behind() -> Result<()> {
             "{status} after {signal}: {}",
             process.stderr()
         );
-        objects.assert_gone();
         ask(&held, Request::Answer).context("a connection from before the end")?;
+        drop(held);
+        eventually(SOON, || assert_steered(&stage.crowd));
+        assert_eq!(server.tally().served, 3);
+
+        let uninstall = stage.uninstall(&file)?;
+        assert_says(&uninstall, &["steering has ended"]);
+        objects.assert_gone();
         let unsteered = stage
             .crowd
             .dial(frontend_address(0))
@@ -248,9 +254,41 @@ fn sigterm_and_sigint_leave_nothing_behind() -> Result<()> {
             unsteered.kind() == ErrorKind::NetworkUnreachable,
             "{unsteered}"
         );
-        assert_eq!(server.tally().served, 2);
+        assert_says(&stage.uninstall(&file)?, &["nothing is pinned"]);
         fs::remove_file(&file)?;
         stage.assert_nothing_left()?;
     }
     Ok(())
+}
+
+#[test]
+fn an_agent_with_pins_of_its_own_does_not_steer_a_second_time() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut first = First::start(&stage.crowd)?;
+    first.agent.kill()?;
+    let file = stage.path("config.yaml");
+    fs::write(&file, stage.config())?;
+    let said = stage.refused_with(&[], &file)?;
+    let pins = first.agent.pin_path().display().to_string();
+    assert_says(
+        &said,
+        &["still steer cgroup", &pins, "agent.pin_path", "uninstall"],
+    );
+    fs::remove_file(&file)?;
+    assert_steered(&stage.crowd)?;
+    first.agent.restart()?;
+    first.agent.uninstall()?;
+    stage.assert_nothing_left()
+}
+
+#[test]
+fn nobody_uninstalls_what_an_agent_works_with() -> Result<()> {
+    let stage = Stage::new()?;
+    let first = First::start(&stage.crowd)?;
+    let done = first.agent.uninstall_only()?;
+    ensure!(done.status.code() == Some(1), "{done:?}");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_says(&said, &["steering goes on", "another idlefirst agent"]);
+    assert_steered(&stage.crowd)?;
+    first.stop()
 }

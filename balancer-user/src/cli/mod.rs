@@ -13,6 +13,7 @@ mod queues;
 mod service;
 mod status;
 mod table;
+mod uninstall;
 
 use std::{
     io::{self, Write},
@@ -66,6 +67,8 @@ enum Output {
 enum Command {
     /// Balance this machine's connections until SIGTERM or Ctrl-C
     Agent(AgentArguments),
+    /// End steering: detach the programs of an agent that has ended, and remove what it has pinned
+    Uninstall(UninstallArguments),
     /// Show whether the agent steers, and by which configuration; exits with 1 if it does not
     Status,
     /// List the services, or show one
@@ -132,7 +135,20 @@ enum ConfigCommand {
 }
 
 #[derive(Debug, clap::Args)]
+struct UninstallArguments {
+    /// The configuration file of the agent, which says where it pins
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    /// Where it pins, whatever the configuration says
+    #[arg(long, value_name = "PATH")]
+    pin_path: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 struct AgentArguments {
+    /// Instead of starting, end steering: the same as `uninstall`
+    #[arg(long)]
+    cleanup: bool,
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
@@ -183,6 +199,13 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<Report> {
     let output = cli.output;
     match cli.command {
+        Command::Uninstall(arguments) => uninstall::uninstall(&arguments, output),
+        Command::Agent(arguments) if arguments.cleanup => {
+            let AgentArguments {
+                config, pin_path, ..
+            } = arguments;
+            uninstall::uninstall(&UninstallArguments { config, pin_path }, output)
+        }
         Command::Agent(arguments) => {
             let (file, overrides) = arguments.resolve(&cli.admin);
             let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -1,9 +1,19 @@
 //! Loading and attaching the programs, in an order that never leaves a slot
 //! without someone to give it back.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::Path,
+};
 
-use super::KernelError;
+use super::{
+    KernelError,
+    link::{Link, LinkError, Place},
+    pins::Pins,
+    syscall::LinkTarget,
+};
 use aya::{
     Btf, Ebpf,
     programs::{
@@ -11,6 +21,7 @@ use aya::{
         cgroup_skb::CgroupSkbLink,
     },
 };
+use aya_obj::generated::bpf_attach_type;
 
 /// Programs on the cgroup, trackers first and takers last.
 const ON_CGROUP: [&str; 6] = [
@@ -20,6 +31,16 @@ const ON_CGROUP: [&str; 6] = [
     "idle_name6",
     "idle_connect4",
     "idle_connect6",
+];
+
+/// How each of them is attached.
+const ATTACH_TYPES: [bpf_attach_type; 6] = [
+    bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
+    bpf_attach_type::BPF_CGROUP_SOCK_OPS,
+    bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+    bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+    bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+    bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
 ];
 
 /// What sees the first bytes of responses: attached while a service needs it.
@@ -34,6 +55,17 @@ pub(super) const DUMP: &str = "idle_dump";
 /// Every program of the object.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
     ON_CGROUP.into_iter().chain([ON_NETNS, MEASURING, DUMP])
+}
+
+/// Every program whose link is pinned.
+pub(super) fn attached() -> impl Iterator<Item = &'static str> {
+    ON_CGROUP.into_iter().chain([ON_NETNS])
+}
+
+/// The same in the order in which they are detached: takers first, so that no slot is taken
+/// any more while the trackers still give them back.
+pub(super) fn detach_order() -> impl Iterator<Item = &'static str> {
+    ON_CGROUP.into_iter().rev().chain([ON_NETNS])
 }
 
 /// With links, the kernel adds multi semantics by itself, and any other mode is
@@ -61,31 +93,50 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Attaches the programs to the agent's network namespace and to the cgroup.
+/// Attaches the programs to the agent's network namespace and to the cgroup, or puts them in the
+/// places of an earlier agent's, one by one and each in one step: at no moment is a connect steered
+/// by none of them, or by both.
 pub(super) fn attach(
-    ebpf: &mut Ebpf,
+    ebpf: &Ebpf,
+    pins: &Pins,
     netns: &File,
     cgroup: &File,
     path: &Path,
 ) -> Result<(), KernelError> {
-    let result = match program(ebpf, ON_NETNS)? {
-        Program::SkLookup(program) => program.attach(netns).map(drop),
-        _ => Err(ProgramError::UnexpectedProgramType),
+    let inode = |file: &File| {
+        let metadata = file.metadata();
+        metadata
+            .map(|it| it.ino())
+            .map_err(KernelError::system("looking at what to attach to"))
     };
-    result.map_err(|source| KernelError::AttachNetns {
+    let place = Place {
+        target: netns.as_fd(),
+        is: LinkTarget::Netns(inode(netns)? as u32),
+        attach_type: bpf_attach_type::BPF_SK_LOOKUP,
+    };
+    put(ebpf, pins, ON_NETNS, &place).map_err(|source| KernelError::AttachNetns {
         program: ON_NETNS,
         source: Box::new(source),
     })?;
-    for name in ON_CGROUP {
-        let result = match program(ebpf, name)? {
-            Program::CgroupSockAddr(program) => program.attach(cgroup, MODE).map(drop),
-            Program::CgroupSock(program) => program.attach(cgroup, MODE).map(drop),
-            Program::SockOps(program) => program.attach(cgroup, MODE).map(drop),
-            _ => Err(ProgramError::UnexpectedProgramType),
+    for (name, attach_type) in ON_CGROUP.into_iter().zip(ATTACH_TYPES) {
+        let place = Place {
+            target: cgroup.as_fd(),
+            is: LinkTarget::Cgroup(inode(cgroup)?),
+            attach_type,
         };
-        result.map_err(|error| explain(name, path, error))?;
+        put(ebpf, pins, name, &place).map_err(|error| explain(name, path, error))?;
     }
     Ok(())
+}
+
+fn put(ebpf: &Ebpf, pins: &Pins, name: &'static str, place: &Place<'_>) -> Result<(), LinkError> {
+    let program = ebpf.program(name).and_then(|program| program.fd().ok());
+    let missing = || LinkError::Refused(io::Error::other("it is not loaded"));
+    Link::put(
+        &pins.link(name),
+        place,
+        program.ok_or_else(missing)?.as_fd(),
+    )
 }
 
 /// Attaches the program that sees responses. It is off again when the link is dropped.
@@ -100,26 +151,12 @@ pub(super) fn measure(
             .and_then(|link| program.take_link(link)),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
-    result.map_err(|error| explain(MEASURING, path, error))
-}
-
-/// Takes the programs off the cgroup, takers first, so that no slot is taken
-/// any more while the trackers still give them back.
-pub(super) fn detach(ebpf: &mut Ebpf) {
-    for name in ON_CGROUP.into_iter().rev().chain([ON_NETNS]) {
-        let result = match program(ebpf, name) {
-            Ok(Program::SkLookup(program)) => program.unload(),
-            Ok(Program::CgroupSockAddr(program)) => program.unload(),
-            Ok(Program::CgroupSock(program)) => program.unload(),
-            Ok(Program::SockOps(program)) => program.unload(),
-            _ => Ok(()),
-        };
-        if let Err(error) = result
-            && !matches!(error, ProgramError::NotLoaded)
-        {
-            tracing::warn!(program = name, %error, "could not detach");
+    result.map_err(|error| match error {
+        ProgramError::SyscallError(error) => {
+            explain(MEASURING, path, LinkError::Refused(error.io_error))
         }
-    }
+        error => explain(MEASURING, path, LinkError::Refused(io::Error::other(error))),
+    })
 }
 
 /// The iterator program.
@@ -140,16 +177,14 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Program
     })
 }
 
-fn explain(program: &'static str, path: &Path, error: ProgramError) -> KernelError {
+fn explain(program: &'static str, path: &Path, error: LinkError) -> KernelError {
     let path = path.to_owned();
     match error {
-        ProgramError::SyscallError(error)
-            if error.io_error.kind() == io::ErrorKind::PermissionDenied =>
-        {
+        LinkError::Refused(source) if source.kind() == io::ErrorKind::PermissionDenied => {
             KernelError::AttachDenied {
                 program,
                 path,
-                source: error.io_error,
+                source,
             }
         }
         error => KernelError::Attach {

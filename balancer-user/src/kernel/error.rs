@@ -109,16 +109,51 @@ pub enum KernelError {
         program: &'static str,
         /// The cgroup.
         path: PathBuf,
-        /// From aya.
-        source: Box<aya::programs::ProgramError>,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An earlier agent with other pins steers the cgroup.
+    #[error(
+        "programs of an earlier agent, pinned in {pins}, still steer cgroup {cgroup}; set \
+         agent.pin_path to that directory to take over from it, or end it with `idlefirst \
+         uninstall --pin-path {pins}`"
+    )]
+    PinnedElsewhere {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// Where they are pinned, as that agent saw it.
+        pins: PathBuf,
+    },
+    /// What an earlier agent has pinned is laid out otherwise.
+    #[error(
+        "{path} holds what another version of the agent has pinned{}, and connections go by it; \
+         let that version run, or end steering with `idlefirst uninstall` and start this one: it \
+         needs layout {ABI}, and live connections are not counted then",
+        found.map_or_else(String::new, |found| format!(" in layout {found}"))
+    )]
+    OtherLayout {
+        /// As configured.
+        path: PathBuf,
+        /// The layout, if that much can be told.
+        found: Option<u32>,
+    },
+    /// What an earlier agent has pinned cannot be looked at.
+    #[error(
+        "cannot take over what is pinned in {path}: {source}; end it with `idlefirst uninstall`"
+    )]
+    Pins {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A program could not be attached to the agent's network namespace.
     #[error("cannot attach {program} to the agent's network namespace: {source}")]
     AttachNetns {
         /// Our program.
         program: &'static str,
-        /// From aya.
-        source: Box<aya::programs::ProgramError>,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A program could not be loaded.
     #[error("the kernel does not accept program {program}: {source}")]
@@ -189,7 +224,7 @@ impl KernelError {
     }
 
     /// For errors of a system call.
-    pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
 }

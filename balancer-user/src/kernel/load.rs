@@ -26,7 +26,8 @@ use balancer_common::{
 use super::{
     Cgroup, Events, KernelError, LiveConnection, Memory, attach,
     bypass::BypassMap,
-    cgroup, connections, lock, log,
+    cgroup, connections, lock, log, mark,
+    names::NamesMap,
     overflow::{self, OverflowMaps},
     pins::Pins,
     preflight,
@@ -61,7 +62,8 @@ pub struct ProgramInfo {
     pub run_count: u64,
 }
 
-/// The loaded kernel side. Dropping it detaches the programs and removes the pins.
+/// The loaded kernel side. Once it is attached it outlives this value and the agent; see
+/// [`super::uninstall`].
 pub struct Kernel {
     memory: Memory,
     frontends: Mutex<HashMap<MapData, [u32; 5], u32>>,
@@ -72,6 +74,7 @@ pub struct Kernel {
     overflow: OverflowMaps,
     strategies: StrategyMaps,
     bypass: BypassMap,
+    names: NamesMap,
     events: Mutex<Option<RingBuf<MapData>>>,
     ebpf: Mutex<Ebpf>,
     /// What sees responses, while it is attached.
@@ -83,7 +86,7 @@ pub struct Kernel {
     netns: File,
     netns_cookie: u64,
     _locks: Vec<File>,
-    _pins: Pins,
+    pins: Mutex<Pins>,
 }
 
 impl Kernel {
@@ -101,15 +104,15 @@ impl Kernel {
         let cgroup = cgroup::open(&cgroup_path)?;
         let locks = lock::hierarchy(&cgroup, &cgroup_path)?;
         let pins = Pins::claim(&options.pin_path)?;
+        mark::check(&cgroup, &cgroup_path, &options.pin_path)?;
 
         let multipath = u8::from(preflight::has_multipath());
-        let mut ebpf = EbpfLoader::new()
-            .override_global("MULTIPATH", &multipath, true)
-            .load(OBJECT)
-            .map_err(Box::new)?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global("MULTIPATH", &multipath, true);
+        pins.bind(&mut loader);
+        let mut ebpf = loader.load(OBJECT).map_err(Box::new)?;
         attach::load(&mut ebpf)?;
         log::start(&mut ebpf);
-        pins.pin(&ebpf)?;
         let fd = |name| map_data(&ebpf, name).map(|data| data.fd().as_fd());
         let duplicate = |name| {
             fd(name)?
@@ -148,6 +151,10 @@ impl Kernel {
                 take(&mut ebpf, maps::BYPASS)?,
                 maps::BYPASS,
             )?)),
+            names: NamesMap(Mutex::new(typed(
+                take(&mut ebpf, maps::NAMES)?,
+                maps::NAMES,
+            )?)),
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             ebpf: Mutex::new(ebpf),
             measuring: Mutex::new(None),
@@ -160,28 +167,33 @@ impl Kernel {
                 "reading the network namespace's cookie",
             ))?,
             _locks: locks,
-            _pins: pins,
+            pins: Mutex::new(pins),
         })
     }
 
-    /// Attaches the programs: from here on connects are steered.
+    /// Whether an earlier agent's programs have been steering all the while, and its maps are in
+    /// use.
+    pub fn takes_over(&self) -> bool {
+        held(&self.pins).is_earlier
+    }
+
+    /// Attaches the programs, in place of an earlier agent's if there are any: from here on connects
+    /// are steered, whether the agent lives or not.
     ///
     /// # Errors
     /// If the kernel or a program of someone else forbids it.
     pub fn attach(&self) -> Result<(), KernelError> {
+        let mut pins = held(&self.pins);
         attach::attach(
-            &mut held(&self.ebpf),
+            &held(&self.ebpf),
+            &pins,
             &self.netns,
             &self.cgroup,
             &self.cgroup_path,
-        )
-    }
-
-    /// Detaches the programs: connects are not steered any more, and slots of
-    /// live connections are forgotten.
-    pub fn detach(&self) {
-        *held(&self.measuring) = None;
-        attach::detach(&mut held(&self.ebpf));
+        )?;
+        pins.keep();
+        mark::put(&self.cgroup, pins.path());
+        Ok(())
     }
 
     /// The clock by which the programs note times.
@@ -224,6 +236,22 @@ impl Kernel {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Notes what a service's id stands for.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn put_name(&self, service: u32, name: &str) -> Result<(), KernelError> {
+        self.names.put(service, name)
+    }
+
+    /// What services' ids stand for, or stood for last.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn names(&self) -> Result<Vec<(u32, String)>, KernelError> {
+        self.names.all()
     }
 
     /// Every frontend and where it leads.
@@ -456,12 +484,6 @@ impl Kernel {
         attach::all()
             .filter_map(|name| program_info(name, ebpf.program(name)?))
             .collect()
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        self.detach();
     }
 }
 

@@ -63,6 +63,32 @@ impl Memory {
         mapped.map_err(KernelError::system(doing))
     }
 
+    /// The same arrays, with every record mapped.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for want of memory or descriptors.
+    pub fn whole(&self) -> Result<Self, KernelError> {
+        let duplicate = |map: &OwnedFd| {
+            map.try_clone()
+                .map_err(KernelError::system("duplicating the descriptor of a map"))
+        };
+        let whole = Self::of(
+            duplicate(&self.services.map)?,
+            duplicate(&self.leaves.map)?,
+            duplicate(&self.backends.map)?,
+        );
+        for (kind, len) in [
+            (Kind::Service, MAX_SERVICES),
+            (Kind::Leaf, MAX_LEAVES),
+            (Kind::Backend, MAX_BACKENDS),
+        ] {
+            for id in (0..len).step_by(PIECE as usize) {
+                whole.make_room(kind, id)?;
+            }
+        }
+        Ok(whole)
+    }
+
     /// Remembers what was put in TABLES.
     pub(super) fn keep_table(&self, service: u32, words: Vec<u64>) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
@@ -188,4 +214,4 @@ impl<T> Drop for Piece<T> {
     }
 }
 
-const _: () = assert!(maps::ABI == 4, "check `Shared` against the new layout");
+const _: () = assert!(maps::ABI == 5, "check `Shared` against the new layout");

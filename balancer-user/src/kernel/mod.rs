@@ -1,8 +1,8 @@
 //! The kernel side as the agent sees it: programs, maps, memory.
 //!
 //! The only module that names aya, and the only one with `unsafe`. It loads and
-//! attaches, gives typed access to what lies in maps, and undoes all of it on
-//! the way out. It decides nothing: `reconcile` says what to write, `admin` and
+//! attaches, gives typed access to what lies in maps, and takes over what an earlier
+//! agent has left. It decides nothing: `reconcile` says what to write, `admin` and
 //! `metrics` what to read.
 
 mod attach;
@@ -11,10 +11,13 @@ mod cgroup;
 mod connections;
 mod error;
 mod events;
+mod link;
 mod load;
 mod lock;
 mod log;
+mod mark;
 mod memory;
+mod names;
 mod overflow;
 mod pins;
 mod preflight;
@@ -29,3 +32,4 @@ pub use error::KernelError;
 pub use events::Events;
 pub use load::{Kernel, Options, ProgramInfo};
 pub use memory::{Kind, Memory};
+pub use pins::uninstall;

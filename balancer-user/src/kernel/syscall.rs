@@ -15,7 +15,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type,
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    bpf_link_type, bpf_map_type,
 };
 
 /// `uname -r`.
@@ -146,6 +147,101 @@ pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::R
     let mut attr = zeroed_attr();
     attr.iter_create.link_fd = link.as_raw_fd() as u32;
     bpf_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(File::from)
+}
+
+/// What a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkTarget {
+    /// The cgroup with this id.
+    Cgroup(u64),
+    /// The network namespace with this inode.
+    Netns(u32),
+    /// Something that no link of ours is attached to.
+    Other,
+}
+
+/// Attaches a program.
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = target.as_raw_fd() as u32;
+    attr.link_create.attach_type = attach_type as u32;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Puts another program behind a link, in one step.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes a link off what it is attached to.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// How many programs are attached to a cgroup itself for this.
+pub(super) fn attached_programs(
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<u32> {
+    let mut attr = zeroed_attr();
+    attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
+    attr.query.attach_type = attach_type as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: the kernel has filled the count.
+    Ok(unsafe { attr.query.__bindgen_anon_2.prog_cnt })
+}
+
+/// What a link is attached to; `None` if that is gone.
+pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<Option<LinkTarget>> {
+    // SAFETY: integers alone, for which zero is valid.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of_val(&info) as u32;
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the type says which member of the union the kernel has filled.
+    let (target, id) = unsafe {
+        let kinds = info.__bindgen_anon_1;
+        if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+            let id = kinds.cgroup.cgroup_id;
+            (LinkTarget::Cgroup(id), id)
+        } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_NETNS as u32 {
+            let inode = kinds.netns.netns_ino;
+            (LinkTarget::Netns(inode), u64::from(inode))
+        } else {
+            (LinkTarget::Other, 1)
+        }
+    };
+    // A link that has lost its cgroup or network namespace says 0.
+    Ok((id != 0).then_some(target))
+}
+
+/// Pins a map, program or link.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_4.bpf_fd = object.as_raw_fd() as u32;
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens what is pinned.
+pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
 }
 
 /// The cookie of the network namespace that a socket is in (`SO_NETNS_COOKIE`, Linux 5.14).

@@ -66,6 +66,8 @@ pub struct AssignedService {
     pub id: u32,
     /// Its settings as they stand in the record.
     pub(super) settings: RecordSettings,
+    /// Whether its record was found, and what the settings in it are is not known.
+    pub(super) is_restored: bool,
     /// The frontends that it asked for, without duplicates; mostly one or two.
     pub frontends: SmallVec<[SocketAddr; 2]>,
     /// The backends whose own addresses it intercepts. They may lead to another that does too.
@@ -259,11 +261,20 @@ impl Default for Assignment {
     }
 }
 
+impl AssignedBackend {
+    /// Whether no service asks for it, and it stands in none. (One that was found in the maps stands
+    /// in services before they ask for it.)
+    pub(super) fn is_in_no_service(&self) -> bool {
+        self.limits.is_empty() && self.memberships.is_empty()
+    }
+}
+
 impl AssignedService {
     pub(super) fn new(id: u32, settings: RecordSettings) -> Self {
         Self {
             id,
             settings,
+            is_restored: false,
             frontends: SmallVec::new(),
             intercepted: BTreeSet::new(),
             members: BTreeMap::new(),

@@ -5,7 +5,7 @@
 //! and cannot be put off for long, since it holds the RCU read lock.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,17 @@ impl Pool {
             limit,
             fresh: 0,
             freed: VecDeque::new(),
+        }
+    }
+
+    /// A pool in which these numbers are in use. What is free below them has to rest.
+    pub fn restore(limit: u32, used: &BTreeSet<u32>, now: Instant) -> Self {
+        let fresh = used.last().map_or(0, |last| last + 1);
+        let free = (0..fresh).filter(|number| !used.contains(number));
+        Self {
+            limit,
+            fresh,
+            freed: free.map(|number| (number, now)).collect(),
         }
     }
 

@@ -17,8 +17,10 @@ mod near;
 mod op;
 mod plan;
 mod positions;
+mod restore;
 mod settings;
 mod tables;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -47,7 +49,7 @@ use op::{Op, Target};
 use writer::Writer;
 
 use crate::{
-    kernel::Kernel,
+    kernel::{Kernel, KernelError},
     model::{DesiredState, ServiceName, Strategy},
     state::Snapshot,
 };
@@ -107,6 +109,8 @@ pub struct Reconciler {
     /// What has been planned for.
     planned: Arc<DesiredState>,
     planned_generation: u64,
+    /// Services that an earlier agent has left, until it is known which are wanted.
+    restored: BTreeSet<ServiceName>,
     pending: Pending,
     /// Services that wait for room.
     postponed: BTreeSet<ServiceName>,
@@ -135,19 +139,32 @@ struct Sweep {
 }
 
 impl Reconciler {
-    /// A reconciler for maps in which nothing is yet. `here` is where the agent is.
+    /// A reconciler for these maps, which goes on from what an earlier agent has left there.
+    /// `here` is where the agent is.
     ///
     /// # Errors
-    /// If there can be no further thread.
-    pub fn new(kernel: Arc<Kernel>, progress: Progress, here: Here) -> std::io::Result<Self> {
-        let writer = Writer::start(kernel.clone())?;
-        progress.assignment_mut().here = here;
+    /// If there can be no further thread, or the maps cannot be read.
+    pub fn new(kernel: Arc<Kernel>, progress: Progress, here: Here) -> Result<Self, KernelError> {
+        let starting = KernelError::system("starting a thread");
+        let writer = Writer::start(kernel.clone()).map_err(starting)?;
+        let mut pending = Pending::default();
+        let mut restored = BTreeSet::new();
+        if kernel.takes_over() {
+            let (assignment, ops) = takeover::take_over(&kernel, here)?;
+            restored.extend(assignment.services.keys().cloned());
+            *progress.assignment_mut() = assignment;
+            pending.ops.extend(ops);
+            pending.apply(&kernel);
+        } else {
+            progress.assignment_mut().here = here;
+        }
         Ok(Self {
             kernel,
             progress,
             planned: Arc::default(),
             planned_generation: 0,
-            pending: Pending::default(),
+            restored,
+            pending,
             postponed: BTreeSet::new(),
             ejections: Ejections::default(),
             writer,
@@ -185,10 +202,15 @@ impl Reconciler {
         }
     }
 
-    /// Plans and makes the changes that lead to `snapshot`.
+    /// Plans and makes the changes that lead to `snapshot`. What an earlier agent has left stays as
+    /// it is until the source has told everything.
     pub fn advance(&mut self, snapshot: &Snapshot) {
+        if !snapshot.is_synced && !self.restored.is_empty() {
+            return;
+        }
         let changed = snapshot.desired.since(&self.planned);
-        let changed = changed.map(|difference| difference.name.clone()).collect();
+        let mut changed: BTreeSet<_> = changed.map(|difference| difference.name.clone()).collect();
+        changed.append(&mut self.restored);
         self.planned = snapshot.desired.clone();
         self.planned_generation = snapshot.generation;
         self.plan(changed);

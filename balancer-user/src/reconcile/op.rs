@@ -15,7 +15,10 @@ use balancer_common::{
 };
 
 use super::{assignment::Memberships, near::Circle, settings::RecordSettings};
-use crate::kernel::{Kernel, KernelError, Kind, Memory};
+use crate::{
+    kernel::{Kernel, KernelError, Kind, Memory},
+    model::ServiceName,
+};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,7 @@ pub enum Op {
     /// Makes a record for a service that nothing refers to yet.
     InitService {
         id: u32,
+        name: ServiceName,
         generation: u32,
         settings: Box<RecordSettings>,
     },
@@ -103,6 +107,8 @@ pub trait Target {
     fn put_frontend(&self, frontend: FrontendKey, leads_to: LeadsTo) -> Result<(), KernelError>;
     /// See [`Kernel::remove_frontend`].
     fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError>;
+    /// See [`Kernel::put_name`].
+    fn put_name(&self, service: u32, name: &str) -> Result<(), KernelError>;
     /// See [`Kernel::reset_counters`].
     fn reset_counters(&self, service: u32) -> Result<(), KernelError>;
 }
@@ -124,6 +130,10 @@ impl Target for Kernel {
 
     fn remove_frontend(&self, frontend: FrontendKey) -> Result<(), KernelError> {
         Self::remove_frontend(self, frontend)
+    }
+
+    fn put_name(&self, service: u32, name: &str) -> Result<(), KernelError> {
+        Self::put_name(self, service, name)
     }
 
     fn reset_counters(&self, service: u32) -> Result<(), KernelError> {
@@ -194,10 +204,12 @@ impl Op {
             }
             Self::InitService {
                 id,
+                name,
                 generation,
                 settings,
             } => {
                 target.make_room(Kind::Service, *id)?;
+                target.put_name(*id, &name.to_string())?;
                 target.reset_counters(*id)?;
                 if let Some(service) = tables.service(*id) {
                     init_service(service, *generation);

@@ -291,7 +291,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
         let in_force = self.assignment.in_force.get(name).copied();
         let settings = RecordSettings::of(service, in_force);
         if let Some(assigned) = self.assignment.services.get_mut(name) {
-            if assigned.settings != settings {
+            if assigned.settings != settings || std::mem::take(&mut assigned.is_restored) {
                 assigned.settings = settings;
                 let (id, settings) = (assigned.id, Box::new(settings));
                 self.ops.push(Op::SetSettings { id, settings });
@@ -309,6 +309,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             self.assignment.last_generation += 1;
             self.ops.push(Op::InitService {
                 id,
+                name: name.clone(),
                 generation: self.assignment.last_generation,
                 settings: Box::new(settings),
             });
@@ -336,7 +337,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             }
             if let Some(absent) = self.assignment.backends.get_mut(&backend.address) {
                 absent.limits.remove(name);
-                if absent.limits.is_empty() {
+                if absent.is_in_no_service() {
                     self.retire_backend(backend.address);
                 }
             }

@@ -1,6 +1,9 @@
 //! The positions of a service, by circle: a leaf holds backends of one circle only.
 
-use std::time::Instant;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use balancer_common::{
     maps::MAX_BACKENDS_PER_SERVICE,
@@ -36,6 +39,24 @@ impl Positions {
             }),
             leaves: 0,
         }
+    }
+
+    /// Positions of which these are in use, in leaves of these circles.
+    pub fn restore(circles: &BTreeMap<u32, Circle>, used: &BTreeSet<u32>, now: Instant) -> Self {
+        let mut positions = Self::new();
+        positions.leaves = circles.keys().last().map_or(0, |last| last + 1);
+        for (circle, in_circle) in positions.circles.iter_mut().enumerate() {
+            let leaves = circles.iter().filter(|(_, of)| **of == circle);
+            in_circle.leaves = leaves.map(|(number, _)| *number).collect();
+            let mut places = BTreeSet::new();
+            for (place, number) in (0..).step_by(LEAF_POSITIONS).zip(&in_circle.leaves) {
+                let first = number * PER_LEAF;
+                let in_leaf = used.range(first..first + PER_LEAF);
+                places.extend(in_leaf.map(|position| place + position - first));
+            }
+            in_circle.places = Pool::restore(MAX_BACKENDS_PER_SERVICE as u32, &places, now);
+        }
+        positions
     }
 
     /// A free position for a backend of this circle that has rested; `None` if there is none.

@@ -1,6 +1,7 @@
 //! Plans applied to plain memory, looked at after every single operation.
 
 mod intercept;
+mod restart;
 
 use std::{
     cell::RefCell,
@@ -29,13 +30,14 @@ use super::{
 };
 use crate::{
     kernel::{KernelError, Kind},
-    model::{Backend, DesiredState, Intercept, Locality, Service, Setting},
+    model::{Backend, DesiredState, Intercept, Locality, Service, ServiceName, Setting},
 };
 
 /// Memory in place of the kernel, with a planner on it.
 struct Ground {
     tables: Plain,
     frontends: RefCell<BTreeMap<SocketAddr, LeadsTo>>,
+    names: RefCell<BTreeMap<u32, String>>,
     assignment: Assignment,
     desired: DesiredState,
     now: Instant,
@@ -64,6 +66,11 @@ impl Target for Ground {
         Ok(())
     }
 
+    fn put_name(&self, service: u32, name: &str) -> Result<(), KernelError> {
+        self.names.borrow_mut().insert(service, name.to_owned());
+        Ok(())
+    }
+
     fn reset_counters(&self, _: u32) -> Result<(), KernelError> {
         Ok(())
     }
@@ -74,6 +81,7 @@ impl Ground {
         Self {
             tables: Plain::new(64, 256, 20_000),
             frontends: RefCell::default(),
+            names: RefCell::default(),
             assignment: Assignment {
                 here: Here {
                     node: Some("n0".into()),

@@ -156,7 +156,7 @@ impl<H: Fn(u32) -> u64> Planner<'_, H> {
             return;
         };
         backend.limits.remove(name);
-        if backend.limits.is_empty() {
+        if backend.is_in_no_service() {
             self.retire_backend(address);
         } else {
             self.grant(std::iter::once(address));

@@ -362,7 +362,11 @@ impl Follower {
                     self.is_bypassing_known = true;
                 }
             }
-            Heard::NoBypassing => self.is_bypassing_known = true,
+            Heard::NoBypassing => {
+                if !std::mem::replace(&mut self.is_bypassing_known, true) {
+                    self.bypass.set_pods(BTreeSet::new());
+                }
+            }
             Heard::Later(service) => resolver.store.note(service),
         }
     }

@@ -1,0 +1,74 @@
+//! A note on the cgroup itself: where the programs are pinned that steer it.
+//!
+//! The locks of `lock` go with the agent, but its programs stay. A second agent with pins of its own
+//! would attach a second copy beside them, and every connection would count twice. The note is an
+//! extended attribute, which the kernel forgets with the cgroup.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya_obj::generated::bpf_attach_type;
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+
+use super::{KernelError, syscall};
+
+const NAME: &str = "user.idlefirst.pins";
+/// Paths are no longer (PATH_MAX), and two numbers stand before them.
+const MAX_BYTES: usize = 4096 + 64;
+
+/// Refuses if programs that are pinned elsewhere steer this cgroup.
+pub(super) fn check(cgroup: &File, cgroup_path: &Path, pins: &Path) -> Result<(), KernelError> {
+    let Some(other) = read(cgroup).filter(|other| identity(pins).is_none_or(|own| other.0 != own))
+    else {
+        return Ok(());
+    };
+    let attached =
+        syscall::attached_programs(cgroup.as_fd(), bpf_attach_type::BPF_CGROUP_INET4_CONNECT)
+            .map_err(KernelError::system("asking which programs are attached"))?;
+    if attached == 0 {
+        return Ok(());
+    }
+    Err(KernelError::PinnedElsewhere {
+        cgroup: cgroup_path.to_owned(),
+        pins: other.1,
+    })
+}
+
+/// Notes that the programs that steer this cgroup are pinned here.
+pub(super) fn put(cgroup: &File, pins: &Path) {
+    let Some(identity) = identity(pins) else {
+        return;
+    };
+    let note = format!("{identity} {}", pins.display());
+    if let Err(error) = fsetxattr(cgroup, NAME, note.as_bytes(), XattrFlags::empty()) {
+        // A read-only mount of the hierarchy, most likely. It is a safeguard only.
+        tracing::debug!(%error, "cannot note on the cgroup where its programs are pinned");
+    }
+}
+
+/// Takes the note off, if it says that they are pinned here.
+pub(super) fn remove(cgroup: &File, pins: &Path) {
+    if read(cgroup).is_some_and(|(noted, _)| identity(pins).is_some_and(|own| noted == own)) {
+        let _ = fremovexattr(cgroup, NAME);
+    }
+}
+
+/// Who is noted, and the path that it went by.
+fn read(cgroup: &File) -> Option<(String, PathBuf)> {
+    let mut bytes = vec![0; MAX_BYTES];
+    let len = fgetxattr(cgroup, NAME, &mut bytes[..]).ok()?;
+    let note = String::from_utf8(bytes[..len].to_vec()).ok()?;
+    let (identity, path) = note.split_once(' ')?;
+    Some((identity.to_owned(), path.into()))
+}
+
+/// The directory, the same under whatever path a container sees it.
+fn identity(pins: &Path) -> Option<String> {
+    let metadata: io::Result<_> = std::fs::metadata(pins);
+    let metadata = metadata.ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
+}
