@@ -152,7 +152,11 @@ pub fn try_position<T: Tables>(
     }
     let next = now_ns + load(&service.breaker_open_ns);
     let is_ours = compare_exchange(&backend.ejected_until_ns, until, next);
-    (is_ours && slot::take_for_trial(backend, side).is_ok()).then_some(id)
+    if !is_ours || slot::take_for_trial(backend, side).is_err() {
+        return None;
+    }
+    fetch_add(&backend.steered, 1);
+    Some(id)
 }
 
 /// Counts the backend as ejected in each of its services, unless that would

@@ -68,6 +68,9 @@ pub const BYPASS: &str = "BYPASS";
 pub const EVENTS: &str = "EVENTS";
 /// Names of services by their ids, for agents that come later; no program reads it.
 pub const NAMES: &str = "NAMES";
+/// Backend id → live connections that hold a slot of it, as the agent has them counted now and
+/// then. Not pinned: nobody needs an old count.
+pub const RECOUNT: &str = "RECOUNT";
 
 /// Index of the IPv4 listener in OVERFLOW_SOCK.
 pub const LISTENER_V4: u32 = 0;

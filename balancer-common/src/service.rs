@@ -238,7 +238,7 @@ pub struct Backend {
     pub awaiting: AtomicU64,
     /// Since when at least one is, without a break. Writers: as above.
     pub awaiting_since_ns: AtomicU64,
-    /// Connects steered here since the id stands for this address. Writer: slots.
+    /// Slots ever taken since the id stands for this address; raised after each. Writer: slots.
     pub steered: AtomicU64,
     /// The positions where this backend stands: [`Membership`] words; 0: none.
     /// Writer: agent.

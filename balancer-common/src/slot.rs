@@ -1,4 +1,4 @@
-//! The word that counts a backend's slots, and the only two ways to change it.
+//! The word that counts a backend's slots, and the only ways to change it.
 //!
 //! The low half counts slots that the kernel programs took, the high half those
 //! that the agent took. Taking is one compare-and-swap of the whole word, done
@@ -31,7 +31,8 @@ impl Side {
         }
     }
 
-    const fn half(self, word: u64) -> u32 {
+    /// What a word counts on this side.
+    pub const fn half(self, word: u64) -> u32 {
         match self {
             Self::Kernel => word as u32,
             Self::Agent => (word >> 32) as u32,
@@ -82,6 +83,24 @@ pub fn forget_agent(backend: &Backend) {
     for word in [&backend.inflight, &backend.awaiting] {
         fetch_and(word, Side::KERNEL_HALF);
     }
+}
+
+/// Takes slots off the kernel's half that nobody holds who could give them back,
+/// or all of it if it is less. Returns how many. For the agent, which has counted.
+pub fn forget_lost(backend: &Backend, lost: u32) -> u32 {
+    loop {
+        let word = load(&backend.inflight);
+        let off = lost.min(Side::Kernel.half(word));
+        if compare_exchange(&backend.inflight, word, word - off as u64) {
+            return off;
+        }
+    }
+}
+
+/// Counts slots in the kernel's half that are held but were not counted, over the
+/// limit if need be: then nothing more is handed out until enough are back.
+pub fn count_held(backend: &Backend, held: u32) {
+    fetch_add(&backend.inflight, held as u64);
 }
 
 /// Tries of the compare-and-swap: each one lost means that another slot moved.
@@ -139,8 +158,23 @@ pub fn take_beyond(backend: &Backend, side: Side) -> u64 {
 
 /// Gives a slot back. Returns how many were taken before, or `None` if this
 /// side held none: then nothing has changed, and the caller counts a fault.
+///
+/// Whoever has nothing to give back must not borrow from the other half, not
+/// even for a moment: what others give back meanwhile would be lost. Whoever
+/// has is counted, and therefore gets its way even where it loses every try.
 #[inline(always)]
 pub fn give_back(backend: &Backend, side: Side) -> Option<u64> {
+    let mut tries = 0;
+    while tries < TRIES {
+        let word = load(&backend.inflight);
+        if side.half(word) == 0 {
+            return None;
+        }
+        if compare_exchange(&backend.inflight, word, word.wrapping_sub(side.one())) {
+            return Some(total(word));
+        }
+        tries += 1;
+    }
     let old = fetch_add(&backend.inflight, side.one().wrapping_neg());
     if side.half(old) == 0 {
         fetch_add(&backend.inflight, side.one());
@@ -154,4 +188,46 @@ fn is_open(backend: &Backend, want: Want, taken: u64) -> bool {
     backend.is_usable()
         && taken < load32(&backend.granted) as u64
         && (taken == 0 || !matches!(want, Want::Idle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{atomic::store, plain::Plain, service::Tables};
+
+    fn with<T>(kernel: u32, agent: u32, act: impl FnOnce(&Backend) -> T) -> (T, u32, u32) {
+        let plain = Plain::one_service(&[4]);
+        let backend = plain.backend(0).unwrap();
+        store(&backend.inflight, (agent as u64) << 32 | kernel as u64);
+        let result = act(backend);
+        let word = load(&backend.inflight);
+        (result, Side::Kernel.half(word), Side::Agent.half(word))
+    }
+
+    #[test]
+    fn who_holds_nothing_borrows_nothing_from_the_other_half() {
+        let give = |side| move |backend: &Backend| give_back(backend, side);
+        assert_eq!(with(0, 2, give(Side::Kernel)), (None, 0, 2));
+        assert_eq!(with(2, 0, give(Side::Agent)), (None, 2, 0));
+        assert_eq!(with(1, 2, give(Side::Kernel)), (Some(3), 0, 2));
+        assert_eq!(with(1, 2, give(Side::Agent)), (Some(3), 1, 1));
+    }
+
+    #[test]
+    fn lost_slots_go_and_no_more_than_there_are() {
+        let forget = |lost| move |backend: &Backend| forget_lost(backend, lost);
+        assert_eq!(with(3, 2, forget(1)), (1, 2, 2));
+        assert_eq!(with(3, 2, forget(3)), (3, 0, 2));
+        assert_eq!(with(3, 2, forget(5)), (3, 0, 2));
+        assert_eq!(with(0, 2, forget(1)), (0, 0, 2));
+    }
+
+    #[test]
+    fn held_slots_count_even_over_the_limit() {
+        let outcome = with(3, 1, |backend| {
+            count_held(backend, 2);
+            take(backend, Want::Available, Side::Kernel)
+        });
+        assert_eq!(outcome, (Err(NotTaken::Unsuitable), 5, 1));
+    }
 }

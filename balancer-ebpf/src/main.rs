@@ -9,6 +9,7 @@
 //! | `idle_answered` | `cgroup_skb/ingress` | [`response`]: sees first bytes of responses, while a service is measured |
 //! | `idle_admit` | `sk_lookup` | [`admit`]: lets what was sent to the agent reach it, and nothing else |
 //! | `idle_dump` | `iter/bpf_sk_storage_map` | [`dump`]: lists steered sockets to the agent |
+//! | `idle_recount` | `iter/bpf_sk_storage_map` | [`dump`]: counts those that hold slots, by backend |
 //!
 //! v4 and v6 share one body; only reading and writing the address differs.
 //! Oldest kernel: 6.1.

@@ -15,6 +15,7 @@ use aya_ebpf::{
 use balancer_common::{
     address::{FrontendKey, LeadsTo},
     affinity::{Binding, Bound},
+    atomic::{AtomicU64, fetch_add},
     connection::{AgentState, Connection, Flow, FlowTarget},
     counter::{FAULT_COUNTERS, Fault, ServiceCounter, ServiceCounters},
     event::Event,
@@ -63,7 +64,17 @@ static OVERFLOW_SOCK: SockMap<2> = SockMap::new();
 #[btf_map]
 static NAMES: Array<[u8; NAME_BYTES], { MAX_SERVICES as usize }> = Array::new();
 #[btf_map]
+static RECOUNT: Array<AtomicU64, { MAX_BACKENDS as usize }, SHARED> = Array::new();
+#[btf_map]
 static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
+
+/// Counts a connection that holds a slot of a backend, in the agent's recount.
+#[inline(always)]
+pub fn recount(backend: u32) {
+    if let Some(connections) = RECOUNT.get(backend) {
+        fetch_add(connections, 1);
+    }
+}
 
 /// What a client is bound to; null if it is not. An entry that others forget meanwhile may be
 /// written all the same: at worst it lives longer.

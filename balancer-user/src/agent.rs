@@ -23,6 +23,7 @@ use tokio::{
 
 use crate::{
     adaptive, admin,
+    audit::Auditor,
     bypass::Bypass,
     config::{AgentConfig, Config, Loaded, Overrides, Source, host_name, process_environment},
     descriptors,
@@ -187,6 +188,12 @@ impl Parts {
         let prober = Prober::new(self.agent.probes, self.agent.cache_max_size);
         let (ready, ready_receiver) = watch::channel(true);
         let ready = Arc::new(ready);
+        let auditor = Auditor::new(
+            self.kernel.clone(),
+            self.progress.clone(),
+            self.queues.clone(),
+            self.journal.clone(),
+        );
         let context = admin::Context {
             kernel: self.kernel.clone(),
             progress: self.progress.clone(),
@@ -200,6 +207,7 @@ impl Parts {
             journal: self.journal.clone(),
             advice: advice.clone(),
             verdicts: verdicts.clone(),
+            auditor: auditor.clone(),
             collects_metrics: self.agent.collect_metrics,
             stats: admin::StatsCache::default(),
             refusals: admin::ToldRefusals::default(),
@@ -213,6 +221,7 @@ impl Parts {
         tasks.spawn(self.reconciler.run(self.snapshots, advised));
         tasks.spawn(self.heartbeat.run(ready.clone()));
         tasks.spawn(self.bypass.run());
+        tasks.spawn(auditor.run());
         tasks.spawn(overflow::settle(self.kernel.clone(), self.queues));
         tasks.spawn(prober.run(self.state.subscribe(), observe));
         let watch = adaptive::Watch::new(

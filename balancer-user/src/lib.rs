@@ -4,6 +4,7 @@
 pub mod adaptive;
 pub mod admin;
 pub mod agent;
+pub mod audit;
 pub mod bypass;
 pub mod cache;
 pub mod cli;

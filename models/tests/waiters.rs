@@ -153,7 +153,7 @@ fn looking_after_the_index_without_telling_is_caught() {
         as_agent(|| (scene.rig.refresh)(&scene.rig, 0));
     }
     every_order(
-        Extent::Interruptions(3),
+        Extent::Interruptions(4),
         Scene::begin,
         &[release, careless, enter],
         Scene::assert_nobody_waits_in_vain,

@@ -306,6 +306,7 @@ fn the_openapi_document_lists_exactly_the_routes() -> Result<()> {
         "/v1/events",
         "/cache-metrics",
         "/v1/affinity",
+        "/v1/audit",
         "/v1/backends",
         "/v1/connections",
         "/v1/maps",

@@ -178,7 +178,11 @@ pub fn take_bound<T: Tables>(
 #[inline(always)]
 pub fn give_back<T: Tables>(tables: &T, id: u32, side: Side) -> Option<u64> {
     let backend = tables.backend(id)?;
-    let before = slot::give_back(backend, side)?;
+    let Some(before) = slot::give_back(backend, side) else {
+        // The word may have been another for a moment, and others have gone by it.
+        tables.refresh(id);
+        return None;
+    };
     // Only the change to idle and the change from full show in the index.
     if before == 1 || before >= load32(&backend.granted) as u64 {
         tables.refresh(id);

@@ -7,6 +7,7 @@
 
 mod affinity;
 mod agent;
+mod audit;
 mod backends;
 mod caches;
 mod connections;
@@ -69,6 +70,7 @@ pub(crate) use tally::{Tallies, Tally};
 
 use crate::{
     adaptive::Verdicts,
+    audit::Auditor,
     health,
     journal::Journal,
     kernel::Kernel,
@@ -117,6 +119,8 @@ pub struct Context {
     pub advice: mpsc::UnboundedSender<Advice>,
     /// What strategy `adaptive` makes of its services.
     pub verdicts: Verdicts,
+    /// Compares counts with live connections.
+    pub auditor: Auditor,
     /// Whether metrics are served.
     pub collects_metrics: bool,
     /// The newest answer of `/v1/stats`.
@@ -203,6 +207,7 @@ fn changing() -> OpenApiRouter<Context> {
         .routes(routes!(agent::put_log_level))
         .routes(routes!(drain::drain))
         .routes(routes!(drain::undrain))
+        .routes(routes!(audit::audit))
 }
 
 /// The routes, and the document that describes them: made together, so they agree.

@@ -45,6 +45,7 @@ fn the_document_has_exactly_the_routes_of_the_contract() {
         "GET /v1/services/{namespace}/{name}",
         "GET /v1/stats",
         "GET /version",
+        "POST /v1/audit",
         "POST /v1/services/{namespace}/{name}/backends/{address}/drain",
         "POST /v1/services/{namespace}/{name}/backends/{address}/undrain",
         "PUT /v1/log-level",

@@ -5,6 +5,7 @@
 //! alone, so whatever a person sees a program can get. Called by `main`.
 
 mod address;
+mod audit;
 mod check;
 mod client;
 mod drain;
@@ -90,6 +91,9 @@ enum Command {
         /// IP:PORT, as `idlefirst backends` shows it
         address: SocketAddr,
     },
+    /// Count the live connections anew, and correct counts that are wrong; exits with 1 if one
+    /// cannot be corrected
+    Audit,
     /// List the steered connections that are alive
     Connections {
         /// Only those of this service: NAME or NAMESPACE/NAME
@@ -242,6 +246,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
         }),
         Command::Undrain { address } => ask(&cli.admin, async |client| {
             drain::undrain(client, address, output).await
+        }),
+        Command::Audit => ask(&cli.admin, async |client| {
+            audit::audit(client, output).await
         }),
         Command::Connections { service, limit } => ask(&cli.admin, async |client| {
             list::connections(client, service.as_deref(), limit, output).await

@@ -49,12 +49,17 @@ const MEASURING: &str = "idle_answered";
 /// The look-up of listeners in the agent's network namespace.
 const ON_NETNS: &str = "idle_admit";
 
-/// The iterator over steered sockets.
+/// The iterator that lists steered sockets.
 pub(super) const DUMP: &str = "idle_dump";
+
+/// The iterator that counts those that hold slots.
+pub(super) const RECOUNT: &str = "idle_recount";
 
 /// Every program of the object.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    ON_CGROUP.into_iter().chain([ON_NETNS, MEASURING, DUMP])
+    ON_CGROUP
+        .into_iter()
+        .chain([ON_NETNS, MEASURING, DUMP, RECOUNT])
 }
 
 /// Every program whose link is pinned.
@@ -159,13 +164,13 @@ pub(super) fn measure(
     })
 }
 
-/// The iterator program.
-pub(super) fn dump_program(ebpf: &Ebpf) -> Result<&Iter, KernelError> {
-    match ebpf.program(DUMP) {
+/// [`DUMP`] or [`RECOUNT`].
+pub(super) fn iterator<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e Iter, KernelError> {
+    match ebpf.program(name) {
         Some(Program::Iter(program)) => Ok(program),
         _ => Err(KernelError::Missing {
             what: "program",
-            name: DUMP,
+            name,
         }),
     }
 }

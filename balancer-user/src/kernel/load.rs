@@ -32,6 +32,7 @@ use super::{
     pins::Pins,
     preflight,
     record::Record,
+    recount::{self, Recount},
     syscall,
     tables::{self, StrategyMaps},
 };
@@ -66,6 +67,7 @@ pub struct ProgramInfo {
 /// [`super::uninstall`].
 pub struct Kernel {
     memory: Memory,
+    recount: Recount,
     frontends: Mutex<HashMap<MapData, [u32; 5], u32>>,
     counters: Mutex<PerCpuArray<MapData, ServiceCounters>>,
     faults: PerCpuArray<MapData, u64>,
@@ -124,9 +126,11 @@ impl Kernel {
             duplicate(maps::LEAVES)?,
             duplicate(maps::BACKENDS)?,
         );
+        let recount = Recount::of(duplicate(maps::RECOUNT)?);
         let (tables, affinity) = (duplicate(maps::TABLES)?, duplicate(maps::AFFINITY)?);
         Ok(Self {
             memory,
+            recount,
             frontends: Mutex::new(typed(take(&mut ebpf, maps::FRONTENDS)?, maps::FRONTENDS)?),
             counters: Mutex::new(typed(take(&mut ebpf, maps::COUNTERS)?, maps::COUNTERS)?),
             faults: typed(take(&mut ebpf, maps::FAULTS)?, maps::FAULTS)?,
@@ -463,19 +467,36 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses the iterator.
     pub fn connections(&self) -> Result<Vec<LiveConnection>, KernelError> {
-        let iterator = {
-            let ebpf = held(&self.ebpf);
-            let program = attach::dump_program(&ebpf)?;
-            let program = program.fd().map_err(|source| KernelError::Load {
-                program: attach::DUMP,
-                source: Box::new(source),
-            })?;
-            let map = map_data(&ebpf, maps::CONNECTIONS)?;
-            syscall::iterate_map(program.as_fd(), map.fd().as_fd())
-                .map_err(KernelError::system("opening the iterator over CONNECTIONS"))?
-        };
-        connections::read(iterator)
+        connections::read(self.iterate(attach::DUMP)?)
             .map_err(KernelError::system("reading the iterator over CONNECTIONS"))
+    }
+
+    /// How many live connections hold a slot of each of these backends, in every network namespace.
+    /// Who takes or gives back a slot meanwhile may or may not be counted; all others are, once.
+    ///
+    /// # Errors
+    /// If the kernel refuses the iterator.
+    pub fn recount(&self, backends: &[u32]) -> Result<Vec<u64>, KernelError> {
+        self.recount
+            .count(backends, || self.iterate(attach::RECOUNT))
+    }
+
+    /// Waits until every program has ended that runs now: no slot is taken, or given back, half any
+    /// more that was at the call.
+    pub fn let_programs_end(&self) {
+        recount::let_programs_end();
+    }
+
+    fn iterate(&self, program: &'static str) -> Result<File, KernelError> {
+        let ebpf = held(&self.ebpf);
+        let fd = attach::iterator(&ebpf, program)?.fd();
+        let fd = fd.map_err(|source| KernelError::Load {
+            program,
+            source: Box::new(source),
+        })?;
+        let map = map_data(&ebpf, maps::CONNECTIONS)?;
+        syscall::iterate_map(fd.as_fd(), map.fd().as_fd())
+            .map_err(KernelError::system("opening the iterator over CONNECTIONS"))
     }
 
     /// The programs, with their tags and run times.

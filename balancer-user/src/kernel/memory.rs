@@ -13,6 +13,7 @@ use std::{
 };
 
 use balancer_common::{
+    atomic::AtomicU64,
     maps::{self, MAX_BACKENDS, MAX_LEAVES, MAX_SERVICES},
     service::{Backend, Leaf, Service, Tables},
 };
@@ -129,27 +130,30 @@ impl Tables for Memory {
 /// # Safety
 /// Only for `repr(C)` types without padding, made of atomics alone, with a size
 /// that is a multiple of eight (the stride of a BPF array).
-unsafe trait Shared {}
+pub(super) unsafe trait Shared {}
 // SAFETY: atomics alone, `repr(C)`; sizes are asserted in `balancer-common`.
 unsafe impl Shared for Service {}
 // SAFETY: as above.
 unsafe impl Shared for Leaf {}
 // SAFETY: as above.
 unsafe impl Shared for Backend {}
+// SAFETY: an atomic by itself.
+unsafe impl Shared for AtomicU64 {}
 
 /// Records that are mapped together. A piece is a whole number of pages then, whatever the size of
 /// the record: that is a multiple of eight.
 const PIECE: u32 = 4_096;
 
+/// An array in the agent's memory.
 #[derive(Debug)]
-struct Mapped<T> {
+pub(super) struct Mapped<T> {
     map: OwnedFd,
     len: u32,
     pieces: Box<[OnceLock<Piece<T>>]>,
 }
 
 impl<T: Shared> Mapped<T> {
-    fn new(map: OwnedFd, len: u32) -> Self {
+    pub(super) fn new(map: OwnedFd, len: u32) -> Self {
         Self {
             map,
             len,
@@ -157,7 +161,8 @@ impl<T: Shared> Mapped<T> {
         }
     }
 
-    fn map(&self, index: u32) -> io::Result<()> {
+    /// Maps the record with this index, and some after it.
+    pub(super) fn map(&self, index: u32) -> io::Result<()> {
         let out_of_bounds = || io::Error::other(format!("there are {} records only", self.len));
         let number = index / PIECE;
         let piece = self.pieces.get(number as usize).ok_or_else(out_of_bounds)?;
@@ -170,7 +175,7 @@ impl<T: Shared> Mapped<T> {
         Ok(())
     }
 
-    fn get(&self, index: u32) -> Option<&T> {
+    pub(super) fn get(&self, index: u32) -> Option<&T> {
         let piece = self.pieces.get((index / PIECE) as usize)?;
         piece.get()?.get(index % PIECE)
     }

@@ -22,6 +22,7 @@ mod overflow;
 mod pins;
 mod preflight;
 mod record;
+mod recount;
 mod syscall;
 mod tables;
 

@@ -305,6 +305,13 @@ pub(super) const FAULTS: Definition = metric(
     "What the eBPF programs could not do, by reason. Anything but contended deserves a look. \
      event_lost counts losses of the ring buffer EVENTS.",
 );
+pub(super) const DRIFT: Definition = metric(
+    "idlefirst_drift_total",
+    Kind::Counter,
+    &[],
+    "Slots by which backends' counts were found to be wrong by an audit, which corrects them. \
+     Anything but 0 is a fault of Idlefirst.",
+);
 pub(super) const DECISION: Definition = metric(
     "idlefirst_decision_duration_seconds",
     Kind::Histogram,
@@ -408,6 +415,7 @@ pub const METRICS: &[Definition] = &[
     CACHE_HIT_RATE,
     CACHE_ENTRIES,
     EVENTS,
+    DRIFT,
     FAULTS,
     DECISION,
     PROGRAM_RUN_SECONDS,

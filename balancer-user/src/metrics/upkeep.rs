@@ -1,4 +1,4 @@
-//! What the agent does beside the requests: probes, caches, events.
+//! What the agent does beside the requests: probes, caches, events, audits.
 
 use super::{definition as metric, family::Family};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     journal::Kind,
 };
 
-pub(super) fn families(context: &Context) -> [Family; 5] {
+pub(super) fn families(context: &Context) -> [Family; 6] {
     let [lookups, hit_rate, entries] = about_caches(&CacheMetrics::of(context));
     [
         about_probes(context),
@@ -14,6 +14,7 @@ pub(super) fn families(context: &Context) -> [Family; 5] {
         hit_rate,
         entries,
         about_events(context),
+        Family::single(metric::DRIFT, context.auditor.drift_total() as f64),
     ]
 }
 

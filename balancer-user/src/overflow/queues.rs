@@ -103,7 +103,7 @@ impl Queues {
     }
 
     /// Hands free slots of a service to those who wait for them.
-    pub(super) fn wake(&self, service: u32) {
+    pub fn wake(&self, service: u32) {
         if self.ledger.has_queued(service)
             && let Some(queue) = self.existing(service)
         {
