@@ -195,7 +195,8 @@ pub fn load(word: &AtomicU64) -> u64 {
     word::load(word)
 }
 
-/// Writes the word, after everything written before.
+/// Writes the word. In a program a plain write orders nothing, in the agent it comes after everything
+/// written before.
 #[inline(always)]
 pub fn store(word: &AtomicU64, value: u64) {
     word::store(word, value);

@@ -138,15 +138,19 @@ impl Parts {
         })?);
         let state = Arc::new(State::new(loaded, config_path.to_owned()));
         let progress = Progress::default();
-        let mut reconciler = Reconciler::new(kernel.clone(), progress.clone(), here)?;
-        let mut snapshots = state.subscribe();
-        reconciler.advance(&snapshots.borrow_and_update().clone());
         let journal = Journal::default();
         let services = overflow::Services {
             progress: progress.clone(),
             snapshots: state.subscribe(),
         };
         let queues = Queues::new(kernel.clone(), services, journal.clone());
+        let wake = {
+            let queues = queues.clone();
+            Box::new(move |service| queues.wake(service))
+        };
+        let mut reconciler = Reconciler::new(kernel.clone(), progress.clone(), here, wake)?;
+        let mut snapshots = state.subscribe();
+        reconciler.advance(&snapshots.borrow_and_update().clone());
         let overflow = Overflow::start(
             &kernel,
             queues.clone(),

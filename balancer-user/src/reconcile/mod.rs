@@ -51,6 +51,7 @@ use writer::Writer;
 use crate::{
     kernel::{Kernel, KernelError},
     model::{DesiredState, ServiceName, Strategy},
+    occupancy,
     state::Snapshot,
 };
 
@@ -102,9 +103,13 @@ pub enum Advice {
     Strategy(ServiceName, Strategy),
 }
 
+/// Hands free slots of the service with this id to those who wait for them.
+pub type Wake = Box<dyn Fn(u32) + Send + Sync>;
+
 /// Brings the kernel to the desired state and keeps it there.
 pub struct Reconciler {
     kernel: Arc<Kernel>,
+    wake: Wake,
     progress: Progress,
     /// What has been planned for.
     planned: Arc<DesiredState>,
@@ -144,7 +149,12 @@ impl Reconciler {
     ///
     /// # Errors
     /// If there can be no further thread, or the maps cannot be read.
-    pub fn new(kernel: Arc<Kernel>, progress: Progress, here: Here) -> Result<Self, KernelError> {
+    pub fn new(
+        kernel: Arc<Kernel>,
+        progress: Progress,
+        here: Here,
+        wake: Wake,
+    ) -> Result<Self, KernelError> {
         let starting = KernelError::system("starting a thread");
         let writer = Writer::start(kernel.clone()).map_err(starting)?;
         let mut pending = Pending::default();
@@ -154,12 +164,13 @@ impl Reconciler {
             restored.extend(assignment.services.keys().cloned());
             *progress.assignment_mut() = assignment;
             pending.ops.extend(ops);
-            pending.apply(&kernel);
+            pending.apply(&kernel, &wake);
         } else {
             progress.assignment_mut().here = here;
         }
         Ok(Self {
             kernel,
+            wake,
             progress,
             planned: Arc::default(),
             planned_generation: 0,
@@ -272,7 +283,7 @@ impl Reconciler {
                 is_prepared &= !ops.iter().any(Op::needs_preparation);
                 self.pending.ops.extend(ops.drain(..));
                 if is_prepared {
-                    self.pending.apply(&self.kernel);
+                    self.pending.apply(&self.kernel, &self.wake);
                 }
             },
         );
@@ -337,7 +348,7 @@ impl Reconciler {
     }
 
     fn apply(&mut self) {
-        if self.pending.apply(&self.kernel) && self.postponed.is_empty() {
+        if self.pending.apply(&self.kernel, &self.wake) && self.postponed.is_empty() {
             self.progress
                 .generation
                 .store(self.planned_generation, Ordering::Release);
@@ -354,6 +365,7 @@ impl Reconciler {
         let mut looked_at = 0;
         for (address, backend) in assignment.backends_after(sweep.reached).take(SLICE) {
             index::refresh(tables, backend.id);
+            tell_waiters(&self.kernel, backend.id, &self.wake);
             if tables.backend(backend.id).is_some_and(breaker::is_ejected) {
                 sweep.ejected.insert(*address);
             }
@@ -396,7 +408,7 @@ impl Reconciler {
 
 impl Pending {
     /// Makes them, up to the first that fails. Gives whether all are made.
-    fn apply(&mut self, kernel: &Kernel) -> bool {
+    fn apply(&mut self, kernel: &Kernel, wake: &Wake) -> bool {
         while let Some(op) = self.ops.front() {
             if let Err(error) = op.apply(kernel) {
                 // Said once, not at every try.
@@ -410,6 +422,9 @@ impl Pending {
                 }
                 return false;
             }
+            if let Some(backend) = op.refreshes() {
+                tell_waiters(kernel, backend, wake);
+            }
             self.ops.pop_front();
         }
         self.ops.shrink_to(plan::BATCH);
@@ -417,6 +432,15 @@ impl Pending {
             tracing::info!("the change that could not be made is made");
         }
         true
+    }
+}
+
+/// Lets those look again who may have looked while a refresh hid a backend of their service: it hides
+/// for a moment what changes at the same time, and nobody else would tell them.
+fn tell_waiters(kernel: &Kernel, backend: u32, wake: &Wake) {
+    let record = kernel.memory().backend(backend);
+    for (service, _) in record.into_iter().flat_map(occupancy::memberships) {
+        wake(service);
     }
 }
 

@@ -153,6 +153,15 @@ impl Op {
         }
     }
 
+    /// The backend whose place in the indexes it refreshes.
+    pub(super) fn refreshes(&self) -> Option<u32> {
+        match self {
+            Self::SetState { id, .. } | Self::SetGranted { id, .. } => Some(*id),
+            Self::AddMember { backend, .. } | Self::RemoveMember { backend, .. } => Some(*backend),
+            _ => None,
+        }
+    }
+
     /// Makes the change.
     ///
     /// # Errors
