@@ -18,7 +18,7 @@ use balancer_common::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 
 use crate::{
@@ -54,13 +54,14 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     let mut loaded = Config::load(&config_path, &process_environment)?;
     loaded.config = loaded.config.with_overrides(&overrides);
     let agent = loaded.config.agent.clone();
+    let patience = agent.shutdown_timeout;
     let source = loaded.config.source;
     let log = telemetry::init(&agent.log);
     for warning in loaded.warning_lines() {
         tracing::warn!("{warning}");
     }
     descriptors::raise_limit();
-    let signals = Signals::new().context("cannot listen for signals")?;
+    let mut signals = Signals::new().context("cannot listen for signals")?;
     let listeners = admin::Listeners::bind(&agent)?;
     let resync = agent.resync;
     let cluster = match source {
@@ -90,18 +91,24 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
             .spawn(cluster.follow(state, bypassing, leaders, resync));
     }
     let outcome = tokio::select! {
-        name = signals.wait() => {
-            tracing::info!(signal = name, "stopping");
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping; a second signal ends what is still in flight");
             Ok(())
         }
         ended = running.tasks.join_next() => {
             Err(anyhow::anyhow!("a part of the agent ended by itself: {ended:?}"))
         }
     };
-    running.end().await;
-    if let Some(publishing) = publishing {
-        // What is not given up by then runs out by itself.
-        let _ = tokio::time::timeout(PUBLISHER_END, ended(publishing)).await;
+    let end = async {
+        running.end(patience).await;
+        if let Some(publishing) = publishing {
+            // What is not given up by then runs out by itself.
+            let _ = tokio::time::timeout(PUBLISHER_END, ended(publishing)).await;
+        }
+    };
+    tokio::select! {
+        () = end => tracing::info!("stopped; steering goes on"),
+        name = signals.next() => tracing::warn!(signal = name, "stopped at once; steering goes on"),
     }
     outcome
 }
@@ -223,7 +230,7 @@ impl Parts {
             listeners.serve(context, ended(stopped)).await;
         });
         tasks.spawn(self.reconciler.run(self.snapshots, advised));
-        tasks.spawn(self.heartbeat.run(ready.clone()));
+        let heartbeat = tasks.spawn(self.heartbeat.run(ready.clone()));
         tasks.spawn(self.bypass.run());
         tasks.spawn(auditor.run());
         tasks.spawn(overflow::settle(self.kernel.clone(), self.queues));
@@ -239,6 +246,7 @@ impl Parts {
         tasks.spawn(mark_by_health(observations, advice, self.journal));
         Running {
             tasks,
+            heartbeat,
             ready,
             stop,
             kernel: self.kernel,
@@ -250,6 +258,7 @@ impl Parts {
 /// The agent at work.
 struct Running {
     tasks: JoinSet<()>,
+    heartbeat: AbortHandle,
     ready: Arc<watch::Sender<bool>>,
     /// Dropped to end the listeners.
     stop: watch::Sender<()>,
@@ -259,18 +268,23 @@ struct Running {
 
 impl Running {
     /// Ends it. Readiness goes first, so that whoever looks stops counting on us. The programs stay
-    /// and go on steering; what they sent to the agent may finish, and they send it nothing more.
-    async fn end(mut self) {
+    /// and go on steering, and send the agent nothing more; what they sent it may finish. Until then
+    /// everything else goes on.
+    async fn end(mut self, patience: Duration) {
         self.ready.send_replace(false);
-        drop(self.stop);
-        self.tasks.shutdown().await;
+        self.heartbeat.abort();
+        while !self.heartbeat.is_finished() {
+            tokio::task::yield_now().await;
+        }
         if let Err(error) = self
             .kernel
             .change_agent_state(|state| state.heartbeat_ns = 0)
         {
             tracing::warn!(%error, "the programs learn only from our silence that we are gone");
         }
-        self.overflow.stop().await;
+        self.overflow.stop(patience).await;
+        drop(self.stop);
+        self.tasks.shutdown().await;
     }
 }
 
@@ -339,7 +353,7 @@ impl Signals {
         })
     }
 
-    async fn wait(mut self) -> &'static str {
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

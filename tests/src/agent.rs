@@ -32,6 +32,8 @@ use crate::{
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 const RELOAD_DEADLINE: Duration = Duration::from_secs(10);
+/// What most tests give it, whose clients do not always close.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How to start an agent.
@@ -49,6 +51,8 @@ pub struct AgentOptions<'a> {
     pub environment: Vec<(String, String)>,
     /// Where the admin API listens besides its unix socket: `IP:PORT`.
     pub admin_tcp: Option<SocketAddr>,
+    /// How long what it forwards may take to finish when it ends.
+    pub shutdown_timeout: Duration,
 }
 
 /// A running agent, or one that was killed and can be started again.
@@ -78,6 +82,7 @@ struct Launch {
     pin_path: PathBuf,
     environment: Vec<(String, String)>,
     admin_tcp: Option<SocketAddr>,
+    shutdown_timeout: Duration,
     dir: RunDir,
 }
 
@@ -91,6 +96,7 @@ impl<'a> AgentOptions<'a> {
             pin_path: None,
             environment: Vec::new(),
             admin_tcp: None,
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
         }
     }
 
@@ -146,6 +152,7 @@ impl<'a> AgentOptions<'a> {
                 .unwrap_or_else(|| dir.bpffs().join("idlefirst")),
             environment: self.environment,
             admin_tcp: self.admin_tcp,
+            shutdown_timeout: self.shutdown_timeout,
             dir,
         })
     }
@@ -280,7 +287,9 @@ impl Agent {
 
     /// [`Agent::stop`], and the end of steering: `idlefirst uninstall`. Nothing is pinned then.
     pub fn uninstall(mut self) -> Result<()> {
-        self.terminate()?;
+        if self.process.ended()?.is_none() {
+            self.terminate()?;
+        }
         let done = self.uninstall_only()?;
         ensure!(
             done.status.success() && !self.pin_path().exists(),
@@ -304,7 +313,17 @@ impl Agent {
 
     /// [`Agent::stop`], but its directory and pins stay until the value goes.
     pub fn terminate(&mut self) -> Result<()> {
-        self.process.signal(Signal::SIGTERM)?;
+        self.signal_end()?;
+        self.wait_ended()
+    }
+
+    /// Tells it to end, as a service manager does, and does not wait.
+    pub fn signal_end(&self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)
+    }
+
+    /// Waits until it has ended, and checks that it ended well.
+    pub fn wait_ended(&mut self) -> Result<()> {
         let status = self.process.wait(STOP_DEADLINE)?;
         ensure!(
             status.success(),
@@ -402,6 +421,7 @@ impl Launch {
                 "pin_path": self.pin_path,
                 "admin": admin,
                 "metrics": "none",
+                "shutdown_timeout": format!("{}ms", self.shutdown_timeout.as_millis()),
             },
             "services": services,
         });

@@ -48,6 +48,8 @@ pub struct AgentConfig {
     pub collect_metrics: bool,
     /// How often endpoints are read again although nothing seems to have changed.
     pub resync: Duration,
+    /// How long what the agent forwards may take to finish when the agent ends.
+    pub shutdown_timeout: Duration,
     /// What the agent logs at first.
     pub log: LogConfig,
 }
@@ -72,6 +74,7 @@ impl Default for AgentConfig {
             cache_max_size: 10_000,
             collect_metrics: true,
             resync: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(20),
             log: LogConfig::default(),
         }
     }
@@ -177,6 +180,7 @@ const PROBES_AT_ONCE: RangeInclusive<u32> = 1..=10_000;
 /// Entries in a cache.
 const CACHE_SIZES: RangeInclusive<u32> = 1..=10_000_000;
 const CACHE_TTLS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const SHUTDOWN_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const RESYNCS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 /// Checks `agent:` and the variables that stand in for its keys.
@@ -280,6 +284,12 @@ fn upkeep(raw: &RawAgent, agent: &mut AgentConfig, reader: &mut Reader<'_>) {
     agent.cache_max_size = entries.map_or(agent.cache_max_size, |entries| entries as usize);
     agent.collect_metrics = collect.unwrap_or(agent.collect_metrics);
     agent.resync = resync.unwrap_or(agent.resync);
+    let written = raw.shutdown_timeout.as_ref();
+    let timeout = written.and_then(|text| {
+        let key = "shutdown_timeout";
+        value::duration(text.into(), key, SHUTDOWN_TIMEOUTS, reader.findings)
+    });
+    agent.shutdown_timeout = timeout.unwrap_or(agent.shutdown_timeout);
 }
 
 /// Reads a setting from the file and from the environment. Both are checked; the latter wins.

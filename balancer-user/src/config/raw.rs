@@ -66,6 +66,7 @@ pub(crate) struct RawAgent {
     pub(crate) cache_max_size: Option<Text>,
     pub(crate) metrics_collection: Option<Text>,
     pub(crate) resync: Option<Text>,
+    pub(crate) shutdown_timeout: Option<Text>,
     pub(crate) log: Option<RawLog>,
 }
 

@@ -13,12 +13,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::Instrument as _;
 
 use super::{
-    Departures, Identity, Queue, Queues, Reason, Sent, Visit, refuse, relay, request, upstream,
+    Departures, Identity, Queue, Queues, Reason, Sent, Visit, refuse, relay, request,
+    shutdown::Shutdown, upstream,
 };
 use crate::{kernel::Kernel, model::Admission};
 
 /// How long to wait when the process has no descriptor left for another connection.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(20);
+/// How long one who was sent to the agent can be on the way, and how often to look who is, once no
+/// more are sent.
+const ON_THE_WAY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often to say so.
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
@@ -29,6 +34,7 @@ pub(super) struct Gate {
     pub(super) queues: Arc<Queues>,
     pub(super) departures: Departures,
     pub(super) proxy: Arc<request::Proxy>,
+    pub(super) shutdown: Arc<Shutdown>,
 }
 
 impl Gate {
@@ -45,6 +51,21 @@ impl Gate {
                         tracing::warn!(%error, "connections cannot be accepted; trying again");
                     }
                     tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+                }
+            }
+        }
+    }
+
+    /// Ends when nobody is on the way any more, or has been for longer than that can take.
+    pub(super) async fn all_arrived(&self) {
+        let ends = Instant::now() + ON_THE_WAY;
+        while Instant::now() < ends {
+            match self.kernel.flows() {
+                Ok(flows) if !flows.is_empty() => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "who is still on the way cannot be seen");
+                    return;
                 }
             }
         }
@@ -97,7 +118,13 @@ impl Gate {
                 let identity = Identity::numbered(target.client);
                 let visit = Visit::new(queue.clone(), came_at, Some(sent)).by(identity);
                 let serving = connection(queue, visit, stream, departure);
-                tokio::spawn(serving.instrument(span));
+                let shutdown = self.shutdown.clone();
+                self.shutdown.served().spawn(async move {
+                    tokio::select! {
+                        () = serving.instrument(span) => {}
+                        () = shutdown.over() => {}
+                    }
+                });
             }
         }
     }

@@ -3,6 +3,7 @@
 //! | part | does |
 //! |---|---|
 //! | `service`, `workers` | sets all of it up: threads, listeners, what it needs of the agent |
+//! | `shutdown` | the orderly end: what is served may finish |
 //! | `gate` | who arrives, and what they dialled |
 //! | `pulse` | whether its threads are alive |
 //! | `notices`, `departures` | what the programs report: free slots, clients that went |
@@ -39,6 +40,7 @@ mod refuse;
 mod relay;
 mod request;
 mod service;
+mod shutdown;
 mod size;
 mod slot;
 mod sticky;

@@ -30,7 +30,7 @@ pub struct Overflow {
     queues: Arc<Queues>,
     ports: Ports,
     pulses: Pulses,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Option<Duration>>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -47,7 +47,7 @@ impl Overflow {
     ) -> Result<Self, OverflowError> {
         let (listeners, ports) = workers::listen(kernel, workers)?;
         let departures = Departures::default();
-        let stop = watch::Sender::new(false);
+        let stop = watch::Sender::new(None);
         let mut notices = Some(Notices {
             kernel: kernel.clone(),
             queues: queues.clone(),
@@ -59,11 +59,12 @@ impl Overflow {
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (kernel, queues) = (kernel.clone(), queues.clone());
             let departures = departures.clone();
-            let gate = move |proxy| Gate {
+            let gate = move |proxy, shutdown| Gate {
                 kernel,
                 queues,
                 departures,
                 proxy,
+                shutdown,
             };
             // One of them hears what the programs report: on its own thread a waiter wakes fastest.
             let notices = notices.take();
@@ -100,9 +101,10 @@ impl Overflow {
         &self.queues
     }
 
-    /// Ends it: what is in flight may finish for a moment.
-    pub async fn stop(mut self) {
-        self.stop.send_replace(true);
+    /// Ends it. What is in flight may finish within `patience`, and those who wait may still get a
+    /// slot. The programs must have been told to send nothing more.
+    pub async fn stop(mut self, patience: Duration) {
+        self.stop.send_replace(Some(patience));
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {

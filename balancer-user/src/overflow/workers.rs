@@ -9,12 +9,17 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{runtime, sync::watch, task::JoinSet};
+use tokio::{
+    runtime,
+    sync::watch,
+    task::{JoinError, JoinSet},
+};
 
-use super::{Pulses, gate::Gate, notices::Notices, request};
+use super::{Pulses, gate::Gate, notices::Notices, request, shutdown::Shutdown};
 use crate::kernel::{Kernel, KernelError};
 
 /// Connections that may wait to be accepted; the kernel's own limit is `net.core.somaxconn`.
@@ -129,14 +134,15 @@ fn open(address: SocketAddr) -> Result<TcpListener, OverflowError> {
     open().map_err(|source| OverflowError::Listen { address, source })
 }
 
-/// Starts one worker. It ends, with all it serves, when `stop` changes or its sender is gone.
+/// Starts one worker. It ends when `stop` says how long what it serves may take to finish, or at once
+/// when its sender is gone.
 pub(super) fn start(
     number: usize,
     listeners: Listeners,
-    gate: impl FnOnce(Arc<request::Proxy>) -> Gate + Send + 'static,
+    gate: impl FnOnce(Arc<request::Proxy>, Arc<Shutdown>) -> Gate + Send + 'static,
     notices: Option<Notices>,
     pulses: Pulses,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Option<Duration>>,
 ) -> Result<JoinHandle<()>, OverflowError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -144,12 +150,14 @@ pub(super) fn start(
         .map_err(OverflowError::Thread)?;
     let work = move || {
         runtime.block_on(async move {
-            let proxy = Arc::new(request::Proxy::new());
-            let gate = gate(proxy.clone());
+            let shutdown = Arc::<Shutdown>::default();
+            let proxy = Arc::new(request::Proxy::new(shutdown.clone()));
+            let gate = gate(proxy.clone(), shutdown);
+            let mut listening = JoinSet::new();
             let mut parts = JoinSet::new();
             for listener in [Some(listeners.v4), listeners.v6].into_iter().flatten() {
                 match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => drop(parts.spawn(gate.clone().serve(listener))),
+                    Ok(listener) => drop(listening.spawn(gate.clone().serve(listener))),
                     Err(error) => tracing::error!(%error, "a listener cannot be waited for"),
                 }
             }
@@ -157,19 +165,33 @@ pub(super) fn start(
             if let Some(notices) = notices {
                 parts.spawn(notices.follow());
             }
-            tokio::select! {
-                _ = stop.wait_for(|is_over| *is_over) => {}
+            let patience = tokio::select! {
+                stopped = stop.wait_for(Option::is_some) => stopped.ok().and_then(|patience| *patience),
                 // Without its pulse the programs send no more, and say so by their policy.
-                ended = parts.join_next() => {
-                    tracing::error!(?ended, worker = number, "a part of an overflow thread ended by itself");
-                }
+                Some(ended) = listening.join_next() => give_up(number, &ended),
+                Some(ended) = parts.join_next() => give_up(number, &ended),
+            };
+            if patience.is_some() {
+                gate.all_arrived().await;
             }
+            listening.shutdown().await;
+            // Those who wait go on hearing of free slots.
+            proxy.shut_down(patience.unwrap_or_default()).await;
             parts.shutdown().await;
-            proxy.shut_down().await;
         });
     };
     thread::Builder::new()
         .name(format!("overflow-{number}"))
         .spawn(work)
         .map_err(OverflowError::Thread)
+}
+
+/// A worker does not go on without one of its parts, and has no patience then.
+fn give_up(worker: usize, ended: &Result<(), JoinError>) -> Option<Duration> {
+    tracing::error!(
+        ?ended,
+        worker,
+        "a part of an overflow thread ended by itself"
+    );
+    None
 }

@@ -446,6 +446,11 @@ fn the_agents_bad_values() {
             &["\"yes\" is neither true nor false"],
         ),
         (
+            "agent: {shutdown_timeout: 2h}\n",
+            1,
+            &["shutdown_timeout 2h is above 1h", "from 0ms to 1h"],
+        ),
+        (
             "agent: {resync: 500ms}\n",
             1,
             &["resync 500ms is below 1s", "from 1s to 24h"],

@@ -120,12 +120,13 @@ fn the_agents_keys_are_read() {
 #[test]
 fn the_agents_keys_of_overflow_and_probes_are_read() {
     let text = "agent:\n  workers: 256\n  cache_max_size: 1\n  metrics_collection: false\n  \
-                resync: 1m\n  health_checks: {enabled: false, at_once: 7, cache_ttl: 0s}\n";
+                resync: 1m\n  shutdown_timeout: 0s\n  health_checks: {enabled: false, at_once: 7, cache_ttl: 0s}\n";
     let agent = parse(text).unwrap().config.agent;
     assert_eq!(agent.workers, Some(256));
     assert_eq!(agent.cache_max_size, 1);
     assert!(!agent.collect_metrics);
     assert_eq!(agent.resync, Duration::from_secs(60));
+    assert_eq!(agent.shutdown_timeout, Duration::ZERO);
     let probes = ProbeConfig {
         enabled: false,
         at_once: 7,

@@ -33,63 +33,34 @@ mod tunnel;
 mod watch;
 mod wire;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
-
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use std::{sync::Arc, time::Duration};
 
 pub(super) use once::answer_once;
 use pool::Pool;
 pub(super) use session::serve;
 
-/// How long what is in flight may go on when the agent stops.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
+use super::shutdown::Shutdown;
 
 /// What the connections of one worker share: warm upstream connections, and when to stop.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Proxy {
     pool: Arc<Pool>,
-    is_stopping: AtomicBool,
-    /// No further request is taken.
-    closing: CancellationToken,
-    /// Nothing goes on.
-    closed: CancellationToken,
-    /// Each client's connection, and each tunnel.
-    tasks: TaskTracker,
+    /// Tracks each client's connection, and each tunnel.
+    shutdown: Arc<Shutdown>,
 }
 
 impl Proxy {
     /// Without any connections.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Whether it stops. Costs next to nothing.
-    fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Relaxed)
-    }
-
-    /// Lets requests in flight finish, for a moment, and takes no more.
-    pub async fn shut_down(&self) {
-        self.is_stopping.store(true, Relaxed);
-        self.closing.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(LAST_MOMENT, self.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                connections = self.tasks.len(),
-                "requests are cut off: they took too long to finish"
-            );
-            self.closed.cancel();
-            self.tasks.wait().await;
+    pub(super) fn new(shutdown: Arc<Shutdown>) -> Self {
+        Self {
+            pool: Arc::default(),
+            shutdown,
         }
+    }
+
+    /// Lets what the worker serves finish within `patience`, and takes no more requests.
+    pub(super) async fn shut_down(&self, patience: Duration) {
+        self.shutdown.run(patience).await;
         self.pool.clear();
     }
 }

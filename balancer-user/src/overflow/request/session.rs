@@ -70,9 +70,9 @@ pub(in crate::overflow) async fn serve(
     client: SocketAddr,
     departure: Departure,
 ) {
-    let tasks = proxy.tasks.clone();
+    let served = proxy.shutdown.served().clone();
     let session = Arc::new(Session::new(proxy, queue, client));
-    tasks.track_future(session.serve(stream, departure)).await;
+    served.track_future(session.serve(stream, departure)).await;
 }
 
 impl Session {
@@ -96,7 +96,7 @@ impl Session {
         }
         let first = tokio::select! {
             () = departure.happened() => return,
-            () = self.proxy.closing.cancelled() => return,
+            () = self.proxy.shutdown.begun() => return,
             () = self.over_time() => return,
             first = first_bytes(&mut stream, || self.watch.received(true)) => first,
         };
@@ -131,8 +131,8 @@ impl Session {
         // The library does not notice while it has a body to deliver that nobody asks for.
         let mut gone = pin!(departure.happened());
         let mut ticks = pin!(sleep(TICK));
-        let mut closing = pin!(self.proxy.closing.cancelled());
-        let mut closed = pin!(self.proxy.closed.cancelled());
+        let mut closing = pin!(self.proxy.shutdown.begun());
+        let mut closed = pin!(self.proxy.shutdown.over());
         let mut is_first = true;
         let mut is_closing = false;
         poll_fn(|context| {
@@ -147,7 +147,7 @@ impl Session {
                 return Poll::Ready(());
             }
             // What follows is rare, and polled only when there is a reason.
-            let is_stopping = self.proxy.is_stopping();
+            let is_stopping = self.proxy.shutdown.is_begun();
             if !is_first && !is_stopping && !ticks.is_elapsed() {
                 return Poll::Pending;
             }

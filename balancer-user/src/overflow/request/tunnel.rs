@@ -19,8 +19,8 @@ const BUFFER: usize = 16 * 1024;
 /// whatever else is going on. `first` has come of the backend already. The slot is held until both
 /// are done.
 pub(super) fn start(client: OnUpgrade, (backend, first): (TcpStream, Bytes), in_flight: InFlight) {
-    let tasks = in_flight.proxy().tasks.clone();
-    let closed = in_flight.proxy().closed.clone();
+    let shutdown = in_flight.proxy().shutdown.clone();
+    let served = shutdown.served().clone();
     let span = in_flight.span().clone();
     let splice = async move {
         tokio::select! {
@@ -28,11 +28,11 @@ pub(super) fn start(client: OnUpgrade, (backend, first): (TcpStream, Bytes), in_
                 Ok((sent, received)) => debug!(sent, received, "the upgraded connection is over"),
                 Err(error) => debug!(%error, "the upgraded connection broke"),
             },
-            () = closed.cancelled() => {}
+            () = shutdown.over() => {}
         }
         in_flight.finish(None);
     };
-    tasks.spawn(splice.instrument(span));
+    served.spawn(splice.instrument(span));
 }
 
 async fn splice(client: OnUpgrade, mut backend: TcpStream, first: Bytes) -> io::Result<(u64, u64)> {

@@ -472,7 +472,7 @@ impl Front {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let proxy = Arc::new(request::Proxy::new());
+        let proxy = Arc::new(request::Proxy::new(Arc::default()));
         let queue = ground.queue();
         let departures = Departures::default();
         let task = tokio::spawn({

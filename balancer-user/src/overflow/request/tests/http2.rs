@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::ground::{Backend, Front, until};
+use super::ground::{Backend, Front, SOON, until};
 use crate::model::Setting;
 
 pub(super) async fn dial<B>(front: &Front) -> SendRequest<B>
@@ -213,7 +213,7 @@ async fn streams_finish_when_the_agent_stops() {
     front.waiting(1).await;
     let stopping = tokio::spawn({
         let proxy = front.proxy.clone();
-        async move { proxy.shut_down().await }
+        async move { proxy.shut_down(SOON).await }
     });
     drop(held);
     assert_eq!(asking.await.unwrap().unwrap().status(), 200);

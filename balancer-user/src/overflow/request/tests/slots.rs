@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::ground::{Backend, Front, until};
+use super::ground::{Backend, Front, SOON, until};
 use crate::model::Setting;
 
 const HELLO: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -263,7 +263,7 @@ async fn requests_in_flight_finish_when_the_agent_stops() {
     front.taken(1).await;
     let stopping = tokio::spawn({
         let proxy = front.proxy.clone();
-        async move { proxy.shut_down().await }
+        async move { proxy.shut_down(SOON).await }
     });
     assert!(idle.is_ended().await);
     assert!(new.is_ended().await);
