@@ -7,7 +7,7 @@
 //! out of sight.
 
 use crate::{
-    atomic::{AtomicU64, fetch_add, fetch_and, load},
+    atomic::{AtomicU64, compare_exchange, fetch_add, fetch_and, load},
     service::Service,
     slot::{Side, total},
 };
@@ -28,6 +28,12 @@ pub fn count(word: &AtomicU64) -> u64 {
 #[inline(always)]
 pub fn queued(word: &AtomicU64) -> u32 {
     (load(word) >> 32) as u32
+}
+
+/// Those on their way.
+#[inline(always)]
+pub fn sent(word: &AtomicU64) -> u32 {
+    Side::Kernel.half(load(word))
 }
 
 /// Those whom a newcomer has to count with: the queue, and those on their way if
@@ -70,6 +76,18 @@ pub fn forget_queued(word: &AtomicU64) {
     fetch_and(word, Side::KERNEL_HALF);
 }
 
+/// Takes off so many that were on their way to an agent that had them claimed and is no more, or all
+/// of them if they are fewer. For the next agent, which has counted.
+pub fn forget_sent(word: &AtomicU64, lost: u32) {
+    loop {
+        let old = load(word);
+        let off = lost.min(Side::Kernel.half(old));
+        if compare_exchange(word, old, old - u64::from(off)) {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +106,18 @@ mod tests {
         leave(&word);
         unsend(&word);
         assert_eq!(load(&word), 0);
+    }
+
+    #[test]
+    fn those_who_are_lost_go_and_no_more_than_there_are() {
+        let word = AtomicU64::new(0);
+        send(&word);
+        send(&word);
+        join(&word);
+        forget_sent(&word, 1);
+        assert_eq!((count(&word), queued(&word)), (2, 1));
+        forget_sent(&word, 5);
+        assert_eq!((count(&word), queued(&word)), (1, 1));
     }
 
     #[test]

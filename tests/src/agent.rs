@@ -8,6 +8,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -351,6 +352,19 @@ impl Agent {
     /// Kills it with SIGKILL. Its pins stay.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill().map(drop)
+    }
+
+    /// What it is started with from now on.
+    pub fn replace_binary(&mut self, binary: PathBuf) {
+        self.launch.binary = binary;
+    }
+
+    /// Waits until somebody else has killed it.
+    pub fn wait_killed(&mut self, deadline: Duration) -> Result<()> {
+        let status = self.process.wait(deadline)?;
+        let said = describe(status);
+        ensure!(status.signal() == Some(Signal::SIGKILL as i32), "{said}");
+        Ok(())
     }
 
     /// Starts it again on the same pins and configuration, and waits until it is ready.

@@ -76,7 +76,11 @@ impl Http {
     /// Reads a message up to its body.
     pub fn receive_head(&mut self) -> Result<Message> {
         let message = self.try_receive_head()?;
-        message.context("the connection ended instead of an answer")
+        let ended = || {
+            let what = "the connection ended instead of an answer";
+            io::Error::new(io::ErrorKind::UnexpectedEof, what)
+        };
+        Ok(message.ok_or_else(ended)?)
     }
 
     /// Reads a message up to its body, if there is one before the connection ends: in whatever way.

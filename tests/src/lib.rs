@@ -34,6 +34,7 @@
 pub mod admin;
 pub mod agent;
 pub mod cgroup;
+pub mod clock;
 pub mod cluster;
 pub mod crowd;
 pub mod events;
@@ -58,5 +59,6 @@ pub mod scene;
 pub mod server;
 pub mod service;
 pub mod shares;
+pub mod soak;
 pub mod topology;
 pub mod wait;

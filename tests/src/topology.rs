@@ -5,9 +5,9 @@
 //! from the host.
 
 use std::{
-    fmt::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -15,7 +15,11 @@ use anyhow::{Result, ensure};
 use crate::{
     function::{Function, FunctionOptions},
     netns::Netns,
+    wait::within,
 };
+
+/// For the kernel to take away what is not used any more.
+const CLEAN_UP: Duration = Duration::from_secs(5);
 
 /// Most pods, and most clients, that one topology may have.
 pub const ENDPOINTS_AT_MOST: usize = 250;
@@ -67,6 +71,27 @@ impl Topology {
             pods,
             clients,
         })
+    }
+
+    /// Takes a pod's namespace away, with everything in it that is not held from outside.
+    pub fn delete_pod(&mut self, index: usize) -> Result<()> {
+        self.pods[index] = Endpoint::new(Role::Pod, index)?;
+        Ok(())
+    }
+
+    /// Puts a new namespace where one was deleted, with the same addresses.
+    pub fn restore_pod(&self, index: usize) -> Result<()> {
+        let pod = &self.pods[index];
+        let wiring = plug(pod, &format!("pod{index}"));
+        // The kernel takes the other end of the old one's wire away, but a moment later.
+        let wired = within(CLEAN_UP, || self.node.ip_batch(&wiring));
+        wired.map_err(|late| anyhow::anyhow!("{late:#}"))?;
+        pod.bring_up()?;
+        // The same address is at another device now.
+        for endpoint in self.clients.iter().chain(&self.pods) {
+            endpoint.netns.ip_batch("neighbour flush dev eth0\n")?;
+        }
+        self.node.ip_batch("neighbour flush dev br0\n")
     }
 
     /// One function server in every pod, on its IPv4 address.
@@ -159,14 +184,17 @@ fn wiring(pods: &[Endpoint], clients: &[Endpoint]) -> String {
             .map(|(client, n)| (client, format!("client{n}"))),
     );
     for (endpoint, name) in named {
-        let path = endpoint.netns.path();
-        let path = path.display();
-        writeln!(
-            commands,
-            "link add name {name} type veth peer name eth0 netns {path}"
-        )
-        .and_then(|()| writeln!(commands, "link set {name} master br0 up"))
-        .expect("writing to a String cannot fail");
+        commands += &plug(endpoint, &name);
     }
     commands
+}
+
+/// What `ip` has to do inside the node to connect one.
+fn plug(endpoint: &Endpoint, name: &str) -> String {
+    let path = endpoint.netns.path();
+    let path = path.display();
+    format!(
+        "link add name {name} type veth peer name eth0 netns {path}\n\
+         link set {name} master br0 up\n"
+    )
 }

@@ -3,18 +3,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::{
-    fs,
-    io::ErrorKind,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
+    clock::Clock,
     cluster::{Cluster, Kind, objects},
     crowd::{Crowd, pod_address},
     kubernetes::{NAMESPACE, Outcome, SOON, Stage, assert_no_breach, pod, slice, with_pods},
@@ -183,77 +177,6 @@ fn a_lease_is_left_while_it_is_renewed_and_taken_when_it_is_not() -> Result<()> 
         stage.finish()?;
     }
     Ok(())
-}
-
-/// The wall clock that a process sees, as the library of Debian's `faketime` shows it: only that
-/// one, neither the machine's nor the clock that does not jump.
-struct Clock {
-    file: PathBuf,
-}
-
-impl Clock {
-    /// One that is right, at first.
-    fn new() -> Result<Self> {
-        let name = format!("clock-{}", std::process::id());
-        let clock = Self {
-            file: Path::new(env!("CARGO_TARGET_TMPDIR")).join(name),
-        };
-        clock.set(jiff::SignedDuration::ZERO)?;
-        Ok(clock)
-    }
-
-    /// Sets it so far ahead of the machine's. It is looked at once a second.
-    fn set(&self, ahead: jiff::SignedDuration) -> Result<()> {
-        let new = self.file.with_extension("new");
-        fs::write(&new, format!("{:+}\n", ahead.as_secs()))
-            .and_then(|()| fs::rename(&new, &self.file))
-            .with_context(|| format!("cannot write {}", self.file.display()))
-    }
-
-    /// What lets a process see it.
-    fn environment(&self) -> Result<Vec<(String, String)>> {
-        // The program knows where its library is.
-        let output = Command::new("faketime")
-            .args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"])
-            .output()
-            .context("cannot start faketime; install Debian's package faketime")?;
-        let library = String::from_utf8(output.stdout)?.trim().to_owned();
-        ensure!(!library.is_empty(), "faketime names no library");
-        let file = self.file.display().to_string();
-        let variables = [
-            ("LD_PRELOAD", &*library),
-            ("FAKETIME_TIMESTAMP_FILE", &*file),
-            ("FAKETIME_CACHE_DURATION", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            // A clock that jumps does not change what files say of themselves.
-            ("NO_FAKE_STAT", "1"),
-        ];
-        Ok(variables
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into())
-    }
-
-    /// Takes away what the library leaves when the process that it was loaded into becomes another
-    /// by `exec`, as the agent does. Whoever has it open keeps it.
-    fn tidy(pid: u32) -> Result<()> {
-        for name in ["faketime_shm_", "sem.faketime_sem_"] {
-            let path = format!("/dev/shm/{name}{pid}");
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {path}"));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        // Below the target directory: what cannot be removed does no harm.
-        let _ = fs::remove_file(&self.file);
-    }
 }
 
 /// Waits until the agent has renewed its Lease at a time so far ahead of this machine's. Gives the

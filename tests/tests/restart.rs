@@ -13,6 +13,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use serde_json::json;
 use tests::{
     agent::Agent,
     crowd::{
@@ -149,6 +151,35 @@ fn what_connections_hold_counts_across_agents() -> Result<()> {
     eventually_eq(SOON, Some(vec![0]), || slots_taken(&agent, 0).ok());
     assert_eq!(server.tally().breaches, 0);
     agent.uninstall()
+}
+
+/// An agent that is killed between claiming a connection and counting it out leaves it counted.
+#[test]
+fn who_was_claimed_by_an_agent_that_is_no_more_does_not_stay_counted() -> Result<()> {
+    let crowd = Crowd::new(1)?;
+    let server = crowd.serve(0, 1, WORK)?;
+    let queued = service(0, 1, [0]).with("queue", json!({"size": 10, "timeout": "5s"}));
+    let mut agent = Agent::start(&crowd.netns, &crowd.cgroup, &[queued])?;
+    agent.kill()?;
+    count_as_sent(&agent, 2)?;
+    agent.restart()?;
+    assert_eq!(agent.queue("service-0")?.waiters, 0);
+    ask(&crowd.dial(frontend_address(0))?, Request::Answer)?;
+    assert_eq!(server.tally().breaches, 0);
+    agent.uninstall()
+}
+
+/// Counts so many more as on their way to the agent's first service.
+fn count_as_sent(agent: &Agent, more: u64) -> Result<()> {
+    /// SERVICES' values, which nobody takes apart here but for the word of those who wait.
+    type Services = Array<MapData, [u64; 53]>;
+    const WAITING: usize = 4;
+    let pinned = MapData::from_pin(agent.pin_path().join("SERVICES"))?;
+    let mut services: Services = Map::from_map_data(pinned).and_then(Array::try_from)?;
+    let mut record = services.get(&0, 0)?;
+    record[WAITING] += more;
+    services.set(0, record, 0)?;
+    Ok(())
 }
 
 #[test]

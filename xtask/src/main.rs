@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build-ebpf | check | test | demo | bench`.
+//! The project's own commands: `cargo xtask build-ebpf | check | test | demo | bench | soak`.
 //!
 //! One module per command. Each sets up what it needs, shows progress on long steps, and
 //! says of every failure which command failed and what to do. Called by people and `.ci/run`.
@@ -12,6 +12,7 @@ mod demo;
 mod load;
 mod preflight;
 mod process;
+mod soak;
 mod test;
 mod vm;
 
@@ -36,6 +37,8 @@ enum Task {
     Check(check::Options),
     /// Run the main job for a while, on real function servers, and show it; needs root
     Demo(demo::Options),
+    /// Let everything fail around a node under load, for as long as you like; needs root
+    Soak(soak::Options),
     /// Run every test; needs root
     Test(test::Options),
     /// What a guest of `test vm` starts
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Check(options) => check::run(&options),
         Task::Demo(options) => demo::run(options),
+        Task::Soak(options) => soak::run(&options),
         Task::Test(options) => test::run(&options),
         Task::VmGuest => vm::guest::run(),
     };

@@ -1,10 +1,16 @@
 //! Taking over from an agent that is no more, while its programs go on steering.
 //!
-//! What only that agent could end is ended: its half of every count, and whom it let wait. (Whoever
-//! was on the way to it is refused by the kernel, and counted out by the programs.) Then its
-//! assignment is restored. Called once, before the first plan.
+//! What only that agent could end is ended: its half of every count, whom it let wait, and whom it
+//! had claimed on their way. (Whoever is still on the way is refused by the kernel, and counted out by
+//! the programs.) Then its assignment is restored. Called once, before the first plan and before there
+//! are listeners.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use balancer_common::{
     index,
@@ -15,7 +21,7 @@ use balancer_common::{
 
 use super::{Here, assignment::Assignment, op::Op, restore::Found};
 use crate::{
-    kernel::{Kernel, KernelError, Kind},
+    kernel::{Kernel, KernelError, Kind, Memory},
     model::ServiceName,
 };
 
@@ -33,6 +39,7 @@ pub(super) fn take_over(kernel: &Kernel, here: Here) -> Result<(Assignment, Vec<
             slot::forget_agent(backend);
         }
     }
+    forget_claimed(kernel, &whole)?;
     let names = kernel.names()?;
     let names = names
         .into_iter()
@@ -64,4 +71,41 @@ pub(super) fn take_over(kernel: &Kernel, here: Here) -> Result<(Assignment, Vec<
         "taken over from an earlier agent"
     );
     Ok((assignment, ops))
+}
+
+/// Counts out those whom the earlier agent had claimed, so that the programs leave them to it, and did
+/// not count out any more. They are counted as on their way, and are not among the connections that
+/// are published. Programs at work can look the same for a microsecond, so the least that several looks
+/// show is taken.
+fn forget_claimed(kernel: &Kernel, whole: &Memory) -> Result<(), KernelError> {
+    const LOOKS: usize = 8;
+    const PAUSE: Duration = Duration::from_millis(1);
+    let sent = |id| whole.service(id).map_or(0, |it| waiting::sent(&it.waiting));
+    let mut claimed: HashMap<u32, u32> = (0..MAX_SERVICES)
+        .map(|id| (id, sent(id)))
+        .filter(|(_, count)| *count != 0)
+        .collect();
+    for _ in 0..LOOKS {
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        let before: HashMap<_, _> = claimed.keys().map(|id| (*id, sent(*id))).collect();
+        let mut published = HashMap::<u32, u32>::new();
+        for (_, target) in kernel.flows()? {
+            *published.entry(target.service).or_default() += 1;
+        }
+        claimed.retain(|id, least| {
+            let counted = sent(*id).min(before[id]);
+            let rest = counted.saturating_sub(published.get(id).copied().unwrap_or_default());
+            *least = rest.min(*least);
+            *least != 0
+        });
+        thread::sleep(PAUSE);
+    }
+    for (id, lost) in claimed {
+        if let Some(service) = whole.service(id) {
+            waiting::forget_sent(&service.waiting, lost);
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,86 @@
+//! The agent of an earlier commit, built beside this one's.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, bail};
+
+use crate::process::{cargo, repository_root, run, succeeds, target_directory};
+
+/// Builds it, in a tree of its own that goes again. Gives its program.
+pub(super) fn build(revision: &str) -> Result<PathBuf> {
+    let root = repository_root()?;
+    let ground = target_directory(&root)?.join("soak");
+    let tree = Tree::check_out(&root, ground.join("tree"), revision)?;
+    let target = ground.join("target");
+    let mut build = cargo(&tree.path);
+    build
+        .args([
+            "build",
+            "--release",
+            "-p",
+            "balancer-user",
+            "--bin",
+            "idlefirst",
+        ])
+        .arg("--target-dir")
+        .arg(&target);
+    run(
+        &mut build,
+        "read the compiler's message above; `--upgrade-from` takes another revision",
+    )?;
+    let built = target.join("release").join("idlefirst");
+    if !built.exists() {
+        bail!(
+            "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
+            built.display()
+        );
+    }
+    Ok(built)
+}
+
+/// A working tree of git's beside this one.
+struct Tree {
+    root: PathBuf,
+    path: PathBuf,
+}
+
+impl Tree {
+    fn check_out(root: &Path, path: PathBuf, revision: &str) -> Result<Self> {
+        let tree = Self {
+            root: root.to_owned(),
+            path,
+        };
+        // One that was left behind.
+        tree.remove();
+        let mut add = tree.git();
+        add.args(["worktree", "add", "--force", "--detach"])
+            .arg(&tree.path)
+            .arg(revision);
+        run(&mut add, "name a commit that this clone has")?;
+        Ok(tree)
+    }
+
+    fn git(&self) -> Command {
+        let mut git = Command::new("git");
+        git.current_dir(&self.root);
+        git
+    }
+
+    fn remove(&self) {
+        let mut remove = self.git();
+        remove
+            .args(["worktree", "remove", "--force"])
+            .arg(&self.path);
+        // There may be none.
+        succeeds(&mut remove);
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
