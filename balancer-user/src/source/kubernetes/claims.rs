@@ -19,7 +19,8 @@ use crate::state::ObjectProblem;
 pub(super) struct Claims {
     owners: HashMap<SocketAddr, ServiceName>,
     owned: HashMap<ServiceName, Vec<SocketAddr>>,
-    /// Services that would have a frontend that another has, and those frontends.
+    /// Services that would have a frontend that another has, or have it as a backend, and those
+    /// frontends.
     waiting: HashMap<SocketAddr, BTreeSet<(Key, ServiceName)>>,
     wanted: HashMap<ServiceName, Vec<SocketAddr>>,
     /// Services that have room.
@@ -86,7 +87,13 @@ impl Claims {
         let mut taken = Vec::new();
         let mut own = Vec::new();
         for frontend in frontends {
-            let owner = self.owners.entry(*frontend).or_insert_with(|| name.clone());
+            let owner = self.owners.entry(*frontend).or_insert_with(|| {
+                if self.places.is_taken(frontend) {
+                    // Whoever has it as a backend must do without from now on.
+                    store.note_with_endpoint(frontend.ip());
+                }
+                name.clone()
+            });
             if owner == name {
                 own.push(*frontend);
             } else {
@@ -147,9 +154,11 @@ impl Claims {
     }
 
     /// Leaves out backends that are frontends of a service: a connection to one would go round in
-    /// circles.
+    /// circles. The service `name` of the object `key`, which has them, is looked at again when they
+    /// are not frontends any more.
     pub(super) fn apart(
-        &self,
+        &mut self,
+        (key, name): (&Key, &ServiceName),
         backends: &mut Vec<Backend>,
         about: &About<'_>,
         problems: &mut Vec<ObjectProblem>,
@@ -162,6 +171,10 @@ impl Claims {
                 format!("its endpoint {} is a frontend of {owner}", backend.address),
                 "an endpoint is a pod's own address",
             ));
+            let waiting = self.waiting.entry(backend.address).or_default();
+            waiting.insert((key.clone(), name.clone()));
+            let wanted = self.wanted.entry(name.clone()).or_default();
+            wanted.push(backend.address);
             false
         });
     }

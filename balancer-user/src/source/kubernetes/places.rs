@@ -78,6 +78,11 @@ impl Places {
         }
     }
 
+    /// Whether an address is a backend of any service.
+    pub(super) fn is_taken(&self, address: &SocketAddr) -> bool {
+        self.count(address) > 0
+    }
+
     fn count(&self, address: &SocketAddr) -> usize {
         let count = match address {
             SocketAddr::V4(address) => self.v4.get(address),

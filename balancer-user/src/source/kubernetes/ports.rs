@@ -43,7 +43,14 @@ impl Resolver {
             return Made { service, problems };
         }
         let frontends = self.frontends((key, name), service, port, &mut problems);
-        let backends = self.backends(key, port, settings, &frontends, before, &mut problems);
+        let backends = self.backends(
+            (key, name),
+            port,
+            settings,
+            &frontends,
+            before,
+            &mut problems,
+        );
         let wanted = model::Service::new(name.clone(), settings.clone(), frontends, backends);
         let by_pods = settings.intercept.value == Intercept::Pods;
         if !by_pods && wanted.frontends.is_empty() {
@@ -85,8 +92,8 @@ impl Resolver {
 
     /// The backends behind one port.
     fn backends(
-        &self,
-        key: &Key,
+        &mut self,
+        (key, name): (&Key, &ServiceName),
         port: &Port,
         settings: &Settings,
         frontends: &[SocketAddr],
@@ -116,7 +123,8 @@ impl Resolver {
             backends.retain(|backend| known.is_empty() || known.contains(&backend.address));
             backends.truncate(MAX_BACKENDS_PER_SERVICE);
         }
-        self.claims.apart(&mut backends, &about, problems);
+        self.claims
+            .apart((key, name), &mut backends, &about, problems);
         backends
     }
 

@@ -6,6 +6,7 @@
 //! stays as it was, and is noted as such until it can be read or is gone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::keys::Keys;
@@ -307,6 +308,16 @@ impl Store {
     /// Has this service looked at again.
     pub(super) fn note(&mut self, service: Key) {
         self.dirty.insert(service);
+    }
+
+    /// Has those looked at again that have an endpoint with this address. Looks at all endpoints.
+    pub(super) fn note_with_endpoint(&mut self, address: IpAddr) {
+        for (key, slice) in &self.slices.current {
+            let mut endpoints = slice.endpoints.iter();
+            if endpoints.any(|endpoint| endpoint.address.to_canonical() == address) {
+                self.dirty.insert(key.beside(&slice.service));
+            }
+        }
     }
 
     /// Has all services looked at again.

@@ -5,6 +5,29 @@ use super::*;
 
 const OTHER_IP: &str = "10.96.0.11";
 
+/// It used to depend on the order: a backend that became a frontend later stayed, and one that was
+/// left out for being a frontend stayed so when it was none any more.
+#[test]
+fn no_frontend_is_a_backend_whichever_comes_first() {
+    for is_backend_first in [true, false] {
+        let mut scene = Scene::new("");
+        let (a, b) = (service("a", OTHER_IP), service("b", IP));
+        let of_b = slice("b", "b-1", json!([ready(OTHER_IP), ready("10.1.0.1")]));
+        match is_backend_first {
+            true => scene.put([b, of_b]).put([a]),
+            false => scene.put([a]).put([b, of_b]),
+        };
+        assert_eq!(scene.frontends("a"), ["10.96.0.11:8080"]);
+        assert_eq!(scene.backends("b"), ["10.1.0.1:8080"]);
+        scene.assert_problem("Service b: its endpoint 10.96.0.11:8080 is a frontend of fn/a");
+        scene.remove("Service", "a");
+        assert_eq!(scene.backends("b"), ["10.1.0.1:8080", "10.96.0.11:8080"]);
+        assert_eq!(scene.problems(), [""; 0]);
+        scene.remove("Service", "b");
+        assert!(scene.resolver.claims.is_empty());
+    }
+}
+
 #[test]
 fn a_frontend_belongs_to_whoever_came_first_and_then_to_the_next() {
     let mut scene = Scene::new("");
