@@ -315,16 +315,7 @@ fn tell(kernel: Arc<Kernel>, progress: Progress, journal: Journal) -> overflow::
             let (address, port) = backend.address();
             SocketAddr::new(address.into(), port.into())
         });
-        match kind {
-            // Without a leader before it is no failover.
-            EventKind::Elected if event.steered_at_ns == 0 => {}
-            EventKind::Elected => journal.elected(service, backend),
-            EventKind::FailedOver => {
-                let after = event.at_ns.saturating_sub(event.steered_at_ns);
-                journal.failed_over(service, backend, Duration::from_nanos(after));
-            }
-            _ => journal.reported(kind, service, backend),
-        }
+        journal.programs_told(kind, event, service, backend);
     })
 }
 

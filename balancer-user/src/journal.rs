@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use balancer_common::event::EventKind;
+use balancer_common::event::{Event as KernelEvent, EventKind};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
@@ -263,6 +263,26 @@ impl Journal {
             return;
         }
         self.tell(happening);
+    }
+
+    /// Tells what the programs report.
+    pub fn programs_told(
+        &self,
+        kind: EventKind,
+        event: &KernelEvent,
+        service: Option<ServiceName>,
+        backend: Option<SocketAddr>,
+    ) {
+        match kind {
+            // Without a leader before it is no failover.
+            EventKind::Elected if event.steered_at_ns == 0 => {}
+            EventKind::Elected => self.elected(service, backend),
+            EventKind::FailedOver => {
+                let after = event.at_ns.saturating_sub(event.steered_at_ns);
+                self.failed_over(service, backend, Duration::from_nanos(after));
+            }
+            _ => self.reported(kind, service, backend),
+        }
     }
 
     /// Tells what the programs report about a backend of a service.

@@ -11,6 +11,8 @@ pub mod cli;
 pub mod config;
 pub mod descriptors;
 pub mod failover;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod heap;
 pub mod heartbeat;

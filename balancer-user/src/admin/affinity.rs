@@ -67,6 +67,13 @@ pub(super) struct Parameters {
     limit: Option<usize>,
 }
 
+impl Parameters {
+    pub(super) fn read(self) -> Result<(Option<ServiceName>, usize), Refusal> {
+        let service = self.service.map(service_named).transpose()?;
+        Ok((service, self.limit.unwrap_or(DEFAULT_LIMIT)))
+    }
+}
+
 /// Clients that are bound to a backend.
 #[utoipa::path(
     get, path = "/v1/affinity", operation_id = "list_affinity", tag = "connections", params(Parameters),
@@ -80,9 +87,7 @@ pub(super) async fn list(
     State(context): State<Context>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<BoundClients>, Refusal> {
-    let Query(Parameters { service, limit }) = parameters?;
-    let service = service.map(service_named).transpose()?;
-    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    let (service, limit) = parameters?.0.read()?;
     let answer = context.read(move |context, snapshot| bound(context, snapshot, service, limit));
     Ok(Json(answer.await??))
 }

@@ -70,6 +70,13 @@ pub(super) struct Parameters {
     limit: Option<usize>,
 }
 
+impl Parameters {
+    pub(super) fn read(self) -> Result<(Option<ServiceName>, usize), Refusal> {
+        let service = self.service.map(service_named).transpose()?;
+        Ok((service, self.limit.unwrap_or(DEFAULT_LIMIT)))
+    }
+}
+
 /// Live steered connections, in every network namespace, oldest first.
 #[utoipa::path(
     get, path = "/v1/connections", operation_id = "list_connections", tag = "connections", params(Parameters),
@@ -83,9 +90,7 @@ pub(super) async fn list(
     State(context): State<Context>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Connections>, Refusal> {
-    let Query(Parameters { service, limit }) = parameters?;
-    let service = service.map(service_named).transpose()?;
-    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    let (service, limit) = parameters?.0.read()?;
     let answer =
         context.read(move |context, snapshot| connections(context, snapshot, service, limit));
     Ok(Json(answer.await??))

@@ -17,7 +17,11 @@ use serde::Deserialize;
 use tokio::time;
 use utoipa::{IntoParams, IntoResponses};
 
-use super::{BackendRow, Context, POLL, Problem, SETTLING, backends::Rows, problem::Refusal};
+use super::{
+    BackendRow, Context, POLL, Problem, SETTLING,
+    backends::Rows,
+    problem::{Refusal, service_at},
+};
 use crate::{
     model::ServiceName,
     occupancy::Names,
@@ -25,7 +29,7 @@ use crate::{
     state::Snapshot,
 };
 
-type BackendPath = Result<Path<Target>, PathRejection>;
+pub(super) type BackendPath = Result<Path<Target>, PathRejection>;
 
 /// A backend of a service.
 #[derive(Deserialize, IntoParams)]
@@ -92,19 +96,7 @@ async fn mark(
     path: BackendPath,
     is_set: bool,
 ) -> Result<Json<BackendRow>, Refusal> {
-    let Path(Target {
-        namespace,
-        name,
-        address,
-    }) = path?;
-    let service = ServiceName::new(&namespace, &name).map_err(|fault| Refusal::BadName {
-        name: format!("{namespace}/{name}"),
-        fault,
-    })?;
-    let address = match address.parse::<SocketAddr>() {
-        Ok(address) => address,
-        Err(_) => return Err(Refusal::BadAddress(address)),
-    };
+    let (service, address) = target(path)?;
     let snapshot = context.settled().await;
     require(&snapshot, service, address)?;
     let marking = Marking {
@@ -116,6 +108,20 @@ async fn mark(
     sent.map_err(|_| Refusal::Stopping)?;
     tracing::info!(backend = %address, drained = is_set, "marked by hand");
     applied(context, &snapshot, address, is_set).await.map(Json)
+}
+
+/// The backend that is meant.
+pub(super) fn target(path: BackendPath) -> Result<(ServiceName, SocketAddr), Refusal> {
+    let Path(Target {
+        namespace,
+        name,
+        address,
+    }) = path?;
+    let service = service_at(&namespace, &name)?;
+    match address.parse() {
+        Ok(address) => Ok((service, address)),
+        Err(_) => Err(Refusal::BadAddress(address)),
+    }
 }
 
 /// There must be such a service, with such a backend.

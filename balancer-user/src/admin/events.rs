@@ -40,7 +40,7 @@ pub(super) struct Parameters {
 }
 
 impl Parameters {
-    fn filter(self) -> Result<Filter, Refusal> {
+    pub(super) fn filter(self) -> Result<Filter, Refusal> {
         let kinds = self.kind.as_deref().map(kinds).transpose()?;
         let service = self.service.map(|name| {
             name.parse::<ServiceName>()

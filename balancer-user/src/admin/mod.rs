@@ -13,6 +13,7 @@ mod caches;
 mod connections;
 mod drain;
 mod events;
+pub mod fuzzing;
 mod listen;
 mod maps;
 mod news;
@@ -221,9 +222,12 @@ fn routes(transport: Transport) -> (Router<Context>, utoipa::openapi::OpenApi) {
 
 /// The whole API for one kind of listener.
 fn router(context: Context, transport: Transport) -> Router {
-    let (router, _) = routes(transport);
-    let router = router.fallback(async |uri: Uri| Refusal::NoRoute(uri.path().to_owned()));
-    bounded(router).with_state(context)
+    whole(routes(transport).0).with_state(context)
+}
+
+/// These routes, and an answer to whatever else is asked for.
+fn whole<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    bounded(router.fallback(async |uri: Uri| Refusal::NoRoute(uri.path().to_owned())))
 }
 
 /// `/metrics` and nothing else.
@@ -235,7 +239,7 @@ fn metrics_router(context: Context) -> Router {
 }
 
 /// Bounds what one request may cost.
-fn bounded(router: Router<Context>) -> Router<Context> {
+fn bounded<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
         .method_not_allowed_fallback(async |method: Method| Refusal::NoMethod(method.to_string()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -128,6 +128,14 @@ pub(super) fn service_named(name: String) -> Result<ServiceName, Refusal> {
         .map_err(|fault| Refusal::BadName { name, fault })
 }
 
+/// The same from its two parts.
+pub(super) fn service_at(namespace: &str, name: &str) -> Result<ServiceName, Refusal> {
+    ServiceName::new(namespace, name).map_err(|fault| Refusal::BadName {
+        name: format!("{namespace}/{name}"),
+        fault,
+    })
+}
+
 fn kinds() -> String {
     Kind::ALL.map(Kind::as_str).join(", ")
 }

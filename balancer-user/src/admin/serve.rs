@@ -201,13 +201,7 @@ where
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        // A client may close its sending side once it has asked.
-        .half_close(true)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let connection = http1().serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -219,6 +213,17 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the admin API ended early");
     }
+}
+
+pub(super) fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        // A client may close its sending side once it has asked.
+        .half_close(true);
+    builder
 }
 
 pub(super) async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    BackendRow, Choice, Context, Problem, Settings, backends::Rows, problem::Refusal, strategy,
+    BackendRow, Choice, Context, Problem, Settings,
+    backends::Rows,
+    problem::{Refusal, service_at},
+    strategy,
 };
 use crate::{
     model::{Admission, DesiredState, Protocol, Service, ServiceName, Strategy},
@@ -214,10 +217,7 @@ pub(super) async fn one(
     name: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Json<ServiceDetail>, Refusal> {
     let Path((namespace, name)) = name?;
-    let name = ServiceName::new(&namespace, &name).map_err(|fault| Refusal::BadName {
-        name: format!("{namespace}/{name}"),
-        fault,
-    })?;
+    let name = service_at(&namespace, &name)?;
     let detail = context.read(move |context, snapshot| detail(context, snapshot, name));
     Ok(Json(detail.await??))
 }

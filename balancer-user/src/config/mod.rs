@@ -145,7 +145,12 @@ impl Config {
         self
     }
 
-    fn parse_bytes(bytes: &[u8], file: &str, lookup: Lookup<'_>) -> Result<Loaded, ConfigError> {
+    /// The same with bytes, which may not be text.
+    pub(crate) fn parse_bytes(
+        bytes: &[u8],
+        file: &str,
+        lookup: Lookup<'_>,
+    ) -> Result<Loaded, ConfigError> {
         let problem = if bytes.len() as u64 > MAX_FILE_BYTES {
             Problem::new(
                 Place::WholeFile,

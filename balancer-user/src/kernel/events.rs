@@ -41,7 +41,8 @@ impl Events {
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Event> {
+/// The event in an entry; none if it is of another length.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Event> {
     if bytes.len() != size_of::<Event>() {
         return None;
     }

@@ -31,6 +31,7 @@ pub use cgroup::{Cgroup, NoCgroup, find_pods, find_unified, pod_cgroup};
 pub use connections::LiveConnection;
 pub use error::KernelError;
 pub use events::Events;
+pub(crate) use events::decode as decode_event;
 pub use load::{Kernel, Options, ProgramInfo};
 pub use memory::{Kind, Memory};
 pub use pins::uninstall;

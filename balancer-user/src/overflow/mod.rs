@@ -58,10 +58,13 @@ pub use figures::{Durations, Figures, TimesSnapshot};
 pub use identity::{Bond, Identity};
 pub use ledger::{Books, Grant, Ledger, Sharers};
 pub use notices::Listener;
+pub(crate) use notices::gone;
 pub use pulse::Pulses;
 pub use queue::{Queue, Ticket};
 pub use queues::{Directory, Queues, RoutingFigures};
 pub use reason::Reason;
+#[doc(hidden)]
+pub use request::fuzzing;
 pub use service::{Overflow, Services, settle};
 pub use slot::Slot;
 pub use sticky::{Member, Token};

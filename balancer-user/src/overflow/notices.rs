@@ -41,12 +41,17 @@ impl Notices {
         match EventKind::from_number(event.kind) {
             Some(EventKind::SlotFreed) => self.queues.wake(event.service),
             Some(EventKind::ClientGone) => {
-                let client = SocketAddr::new(event.client.into(), event.client_port.into());
-                let published_at = Duration::from_nanos(event.steered_at_ns);
+                let (client, published_at) = gone(event);
                 self.departures.report(client, published_at);
             }
             Some(kind) => (self.listener)(kind, event),
             None => tracing::warn!(kind = event.kind, "the programs report something unknown"),
         }
     }
+}
+
+/// Which client is gone, and when its connection was published.
+pub(crate) fn gone(event: &Event) -> (SocketAddr, Duration) {
+    let client = SocketAddr::new(event.client.into(), event.client_port.into());
+    (client, Duration::from_nanos(event.steered_at_ns))
 }

@@ -152,7 +152,7 @@ impl MapName {
     }
 
     /// The map of this name, in either case.
-    fn find(name: &str) -> Result<Self, Refusal> {
+    pub(super) fn find(name: &str) -> Result<Self, Refusal> {
         let found = Self::ALL
             .into_iter()
             .find(|map| map.as_str().eq_ignore_ascii_case(name));
@@ -198,7 +198,7 @@ pub struct MapDump {
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
     /// So many entries at most; 1000 if not given.
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
 }
 
 /// Every map, with how full it is.

@@ -15,7 +15,6 @@ use std::{
 use bytes::{BufMut, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
@@ -32,8 +31,8 @@ const LINGER_BYTES: usize = 1024 * 1024;
 
 /// The connection. What was read of it before comes first.
 #[derive(Debug)]
-pub(super) struct Client {
-    stream: TcpStream,
+pub(super) struct Client<S> {
+    stream: S,
     first: Bytes,
     watch: Arc<Watch>,
     framing: Framing,
@@ -55,9 +54,9 @@ enum End {
     },
 }
 
-impl Client {
+impl<S> Client<S> {
     /// One that speaks HTTP/1.
-    pub(super) fn http1(stream: TcpStream, first: Bytes, watch: Arc<Watch>) -> Self {
+    pub(super) fn http1(stream: S, first: Bytes, watch: Arc<Watch>) -> Self {
         Self {
             stream,
             first,
@@ -68,7 +67,7 @@ impl Client {
     }
 
     /// One that speaks HTTP/2, whose framing leaves nothing to doubt.
-    pub(super) fn http2(stream: TcpStream, first: Bytes, watch: Arc<Watch>) -> Self {
+    pub(super) fn http2(stream: S, first: Bytes, watch: Arc<Watch>) -> Self {
         let mut client = Self::http1(stream, first, watch);
         client.framing.end();
         client
@@ -108,7 +107,7 @@ impl Client {
     }
 }
 
-impl AsyncRead for Client {
+impl<S: AsyncRead + Unpin> AsyncRead for Client<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -136,7 +135,7 @@ impl AsyncRead for Client {
     }
 }
 
-impl AsyncWrite for Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

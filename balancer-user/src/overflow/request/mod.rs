@@ -20,6 +20,7 @@ mod client;
 mod cookie;
 mod exchange;
 mod framing;
+pub mod fuzzing;
 mod head;
 mod hops;
 mod identify;

@@ -20,7 +20,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt},
     net::TcpStream,
     time::{Instant, sleep},
 };
@@ -214,7 +214,10 @@ pub(super) fn http2() -> http2::Builder<TokioExecutor> {
 
 /// What comes first: as much as shows whether it is the preface of HTTP/2. Calls `begun` if that
 /// takes more than one look.
-pub(super) async fn first_bytes(stream: &mut TcpStream, begun: impl Fn()) -> io::Result<Bytes> {
+pub(super) async fn first_bytes(
+    stream: &mut (impl AsyncRead + Unpin),
+    begun: impl Fn(),
+) -> io::Result<Bytes> {
     let mut first = BytesMut::with_capacity(FIRST_BYTES);
     loop {
         if stream.read_buf(&mut first).await? == 0 {

@@ -148,14 +148,7 @@ impl ConfigMap {
     /// What an answer says of these keys.
     fn of(found: Result<core::ConfigMap, kube::Error>, keys: BTreeSet<Box<str>>) -> Self {
         let error = match found {
-            Ok(found) => {
-                let mut data = found.data.unwrap_or_default();
-                let value = |key: Box<str>| {
-                    let value = data.remove(&*key).map(String::into_boxed_str);
-                    (key, value)
-                };
-                return Self::Holds(keys.into_iter().map(value).collect());
-            }
+            Ok(found) => return Self::holds(found, keys),
             Err(error) => error,
         };
         match error {
@@ -168,6 +161,16 @@ impl ConfigMap {
             },
             error => Self::Unanswered(error.to_string()),
         }
+    }
+
+    /// What one holds of these keys.
+    pub(super) fn holds(found: core::ConfigMap, keys: BTreeSet<Box<str>>) -> Self {
+        let mut data = found.data.unwrap_or_default();
+        let value = |key: Box<str>| {
+            let value = data.remove(&*key).map(String::into_boxed_str);
+            (key, value)
+        };
+        Self::Holds(keys.into_iter().map(value).collect())
     }
 }
 

@@ -10,6 +10,7 @@ mod claims;
 mod config_maps;
 mod endpoints;
 mod environment;
+pub mod fuzzing;
 mod keys;
 mod kinds;
 mod lease;

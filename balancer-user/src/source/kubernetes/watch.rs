@@ -231,7 +231,10 @@ fn is_version_unknown(error: &watcher::Error) -> bool {
         || status.message.starts_with("Too large resource version")
 }
 
-fn told<B: Body, T>(event: Event<Seen<B>>, kept: &impl Fn(B, Option<String>) -> T) -> Told<T> {
+pub(super) fn told<B: Body, T>(
+    event: Event<Seen<B>>,
+    kept: &impl Fn(B, Option<String>) -> T,
+) -> Told<T> {
     let keep = |seen: Seen<B>| {
         let key = seen.key();
         let uid = seen.meta.uid;
@@ -258,6 +261,6 @@ fn told<B: Body, T>(event: Event<Seen<B>>, kept: &impl Fn(B, Option<String>) -> 
     }
 }
 
-fn lock(texts: &Mutex<Texts>) -> std::sync::MutexGuard<'_, Texts> {
+pub(super) fn lock(texts: &Mutex<Texts>) -> std::sync::MutexGuard<'_, Texts> {
     texts.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ mod send;
 mod tests;
 
 use std::{
+    future::poll_fn,
     io,
     task::{Context, Poll, ready},
 };
@@ -20,7 +21,7 @@ use hyper::{
     Response,
     body::{Frame, SizeHint},
 };
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWrite, net::TcpStream};
 
 pub(super) use encode::Outgoing;
 use receive::{Head, Receiving};
@@ -77,6 +78,17 @@ pub(super) enum Malformed {
     /// More interim answers than make sense.
     #[error("it has no end of interim answers")]
     Interim,
+}
+
+/// Writes all of a request, whether its backend wants the body or not.
+pub(super) async fn write(
+    request: &mut Outgoing,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), Fault> {
+    let mut sending = Sending::default();
+    sending.begin(request);
+    sending.go_on();
+    poll_fn(|context| sending.poll(stream, context)).await
 }
 
 impl Wire {

@@ -14,7 +14,6 @@ use hyper::{
 };
 use tokio::{
     io::AsyncWrite,
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
@@ -120,7 +119,7 @@ impl Sending {
     /// Sends what there is. Ready when all is sent, or nothing more can be.
     pub(super) fn poll(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut (impl AsyncWrite + Unpin),
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Fault>> {
         if self.error.is_some() {
@@ -151,7 +150,7 @@ impl Sending {
 
     fn poll_flush(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut (impl AsyncWrite + Unpin),
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_flushed() {
