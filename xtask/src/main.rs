@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build-ebpf | check | test | demo | bench | soak`.
+//! The project's own commands: `cargo xtask build-ebpf | check | test | fuzz | soak | demo | bench`.
 //!
 //! One module per command. Each sets up what it needs, shows progress on long steps, and
 //! says of every failure which command failed and what to do. Called by people and `.ci/run`.
@@ -9,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
+mod fuzz;
 mod load;
 mod preflight;
 mod process;
@@ -37,6 +38,8 @@ enum Task {
     Check(check::Options),
     /// Run the main job for a while, on real function servers, and show it; needs root
     Demo(demo::Options),
+    /// Run the fuzz targets for a while, on their seeds and what becomes of them
+    Fuzz(fuzz::Options),
     /// Let everything fail around a node under load, for as long as you like; needs root
     Soak(soak::Options),
     /// Run every test; needs root
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Check(options) => check::run(&options),
         Task::Demo(options) => demo::run(options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Test(options) => test::run(&options),
         Task::VmGuest => vm::guest::run(),
