@@ -33,6 +33,7 @@ use crate::{
     kernel::{Kernel, Options},
     leaders::Leaders,
     overflow::{self, Overflow, Queues},
+    privileges,
     reconcile::{Advice, Here, Mark, Marking, Progress, Reconciler},
     source::{
         file::{self, Fingerprint},
@@ -143,6 +144,8 @@ impl Parts {
             cgroup: agent.cgroup.clone(),
             pin_path: agent.pin_path.clone(),
         })?);
+        // Before this thread makes others.
+        privileges::keep_for_work()?;
         let state = Arc::new(State::new(loaded, config_path.to_owned()));
         let progress = Progress::default();
         let journal = Journal::default();

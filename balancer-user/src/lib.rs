@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod model;
 pub mod occupancy;
 pub mod overflow;
+pub mod privileges;
 pub mod reconcile;
 pub mod source;
 pub mod state;

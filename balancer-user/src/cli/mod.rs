@@ -31,6 +31,7 @@ use tokio::runtime;
 use crate::{
     agent,
     config::{self, AdminAddress, DEFAULT_PATH, LogFormat, LogLevel, Metrics, Overrides},
+    privileges,
 };
 use client::Client;
 
@@ -212,7 +213,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
         }
         Command::Agent(arguments) => {
             let (file, overrides) = arguments.resolve(&cli.admin);
-            let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+            privileges::keep_for_start()?;
+            let runtime = runtime::Builder::new_multi_thread()
+                .enable_all()
+                .on_thread_start(privileges::begin_thread)
+                .build()?;
             let outcome = runtime.block_on(agent::run(file, overrides));
             // A read of the file that hangs (a dead network mount) must not keep us.
             runtime.shutdown_timeout(Duration::from_secs(1));
