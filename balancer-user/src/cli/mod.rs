@@ -147,6 +147,9 @@ struct UninstallArguments {
     /// Where it pins, whatever the configuration says
     #[arg(long, value_name = "PATH")]
     pin_path: Option<PathBuf>,
+    /// Stay afterwards, until SIGTERM or Ctrl-C: where whoever started it would start it again
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -204,12 +207,18 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<Report> {
     let output = cli.output;
     match cli.command {
+        Command::Uninstall(arguments) if arguments.wait => uninstall::and_wait(&arguments, output),
         Command::Uninstall(arguments) => uninstall::uninstall(&arguments, output),
         Command::Agent(arguments) if arguments.cleanup => {
             let AgentArguments {
                 config, pin_path, ..
             } = arguments;
-            uninstall::uninstall(&UninstallArguments { config, pin_path }, output)
+            let arguments = UninstallArguments {
+                config,
+                pin_path,
+                wait: false,
+            };
+            uninstall::uninstall(&arguments, output)
         }
         Command::Agent(arguments) => {
             let (file, overrides) = arguments.resolve(&cli.admin);

@@ -6,12 +6,35 @@ use std::io;
 
 use anyhow::Context as _;
 use serde_json::json;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
 
-use super::{Output, Report, UninstallArguments};
+use super::{Output, Report, UninstallArguments, print};
 use crate::{
     config::{AgentConfig, Config, ConfigError, process_environment},
     kernel,
 };
+
+/// [`uninstall`]; then nothing, until told to end. A DaemonSet has no other way to say that a node is
+/// done with.
+pub(super) fn and_wait(arguments: &UninstallArguments, output: Output) -> anyhow::Result<Report> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        // From here on a signal ends it in order.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        print(&uninstall(arguments, output)?.text)?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(Report::fine(String::new()))
+    })
+}
 
 /// Detaches the programs and removes the pins. That nothing is there is fine, too.
 pub(super) fn uninstall(arguments: &UninstallArguments, output: Output) -> anyhow::Result<Report> {
