@@ -28,3 +28,4 @@ pub mod reconcile;
 pub mod source;
 pub mod state;
 pub mod telemetry;
+pub mod token;

@@ -59,14 +59,19 @@ impl Admin {
 
     /// Any method, with a JSON body unless that is empty.
     pub fn send(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+        self.send_with(method, path, "", body)
+    }
+
+    /// [`Admin::send`] with further header lines, each ended by CR LF.
+    pub fn send_with(&self, method: &str, path: &str, headers: &str, body: &str) -> Result<Answer> {
         let exchanged = match self {
             Self::Unix(socket) => UnixStream::connect(socket).and_then(|stream| {
                 stream.set_read_timeout(Some(TIMEOUT))?;
-                exchange(stream, method, path, body)
+                exchange(stream, method, path, headers, body)
             }),
             Self::Tcp(address) => TcpStream::connect_timeout(address, TIMEOUT).and_then(|stream| {
                 stream.set_read_timeout(Some(TIMEOUT))?;
-                exchange(stream, method, path, body)
+                exchange(stream, method, path, headers, body)
             }),
         };
         let bytes = exchanged.with_context(|| format!("{method} {path} on {self}"))?;
@@ -84,6 +89,13 @@ impl fmt::Display for Admin {
 }
 
 impl Answer {
+    /// The value of a header line.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        let mut lines = lines.filter(|(it, _)| it.eq_ignore_ascii_case(name));
+        lines.next().map(|(_, value)| value.trim())
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.body).with_context(|| format!("not JSON: {}", self.body))
@@ -94,9 +106,10 @@ fn exchange(
     mut stream: impl Read + Write,
     method: &str,
     path: &str,
+    headers: &str,
     body: &str,
 ) -> std::io::Result<Vec<u8>> {
-    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n");
+    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n{headers}");
     if !body.is_empty() {
         request += &format!(
             "Content-Type: application/json\r\nContent-Length: {}\r\n",

@@ -244,12 +244,16 @@ pub(super) async fn log_level(State(context): State<Context>) -> Json<LogLevelBo
     })
 }
 
-/// Logs more or less from now on. Only over the unix socket.
+/// Logs more or less from now on.
 #[utoipa::path(
     put, path = "/v1/log-level", tag = "agent", request_body = LogLevelBody,
+    security((), ("token" = [])),
     responses(
         (status = 200, description = "The level now in force", body = LogLevelBody),
+        (status = 401, response = Problem),
         (status = 403, response = Problem),
+        (status = 413, response = Problem),
+        (status = 429, response = Problem),
         (status = "default", response = Problem),
     )
 )]

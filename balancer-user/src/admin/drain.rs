@@ -50,21 +50,26 @@ enum Marked {
     /// The backend as it is now
     #[response(status = 200)]
     Done(BackendRow),
+    #[response(status = 401)]
+    NoToken(#[ref_response] Problem),
     #[response(status = 403)]
-    OverTcp(#[ref_response] Problem),
+    NotAllowed(#[ref_response] Problem),
     #[response(status = 404)]
     Unknown(#[ref_response] Problem),
+    #[response(status = 429)]
+    TooMany(#[ref_response] Problem),
     #[response(status = "default")]
     Other(#[ref_response] Problem),
 }
 
 /// Gives a backend nothing new; it keeps what it has. A backend of several services is drained in
-/// all of them. Only over the unix socket.
+/// all of them.
 #[utoipa::path(
     post,
     path = "/v1/services/{namespace}/{name}/backends/{address}/drain",
     operation_id = "drain_backend",
     tag = "backends",
+    security((), ("token" = [])),
     params(Target),
     responses(Marked)
 )]
@@ -75,12 +80,13 @@ pub(super) async fn drain(
     mark(&context, path, true).await
 }
 
-/// Lets a backend take part again that was drained by hand. Only over the unix socket.
+/// Lets a backend take part again that was drained by hand.
 #[utoipa::path(
     post,
     path = "/v1/services/{namespace}/{name}/backends/{address}/undrain",
     operation_id = "undrain_backend",
     tag = "backends",
+    security((), ("token" = [])),
     params(Target),
     responses(Marked)
 )]

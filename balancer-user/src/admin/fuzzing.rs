@@ -18,9 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use utoipa::openapi::path::{Operation, PathItem};
 
 use super::{
-    LogLevelBody, MapName, Transport, affinity, connections, drain, events, guard, maps,
+    LogLevelBody, MapName, Permit, Transport, affinity, connections, document, drain, events, maps,
+    permit,
     problem::{Refusal, service_at},
-    routes,
     serve::http1,
     whole,
 };
@@ -36,12 +36,9 @@ type Asked<P> = Result<Query<P>, QueryRejection>;
 pub struct Api(Router);
 
 impl Api {
-    /// As it is over the unix socket, or over TCP.
-    pub fn new(is_unix: bool) -> Self {
-        Self(router(match is_unix {
-            true => Transport::Unix,
-            false => Transport::Tcp,
-        }))
+    /// As it is for the owner of the unix socket, or for others over TCP.
+    pub fn new(is_owner: bool) -> Self {
+        Self(router(is_owner))
     }
 
     /// Serves a client's connection.
@@ -57,9 +54,9 @@ impl Api {
     }
 }
 
-fn router(transport: Transport) -> Router {
+fn router(is_owner: bool) -> Router {
     let (mut reading, mut changing) = (Router::new(), Router::new());
-    for (path, item) in routes(transport).1.paths.paths {
+    for (path, item) in document().paths.paths {
         for (method, operation) in operations(item) {
             let (router, method) = match method {
                 Method::Get => (&mut reading, MethodFilter::GET),
@@ -70,7 +67,10 @@ fn router(transport: Transport) -> Router {
             *router = std::mem::take(router).route(&path, reads);
         }
     }
-    let changing = changing.route_layer(middleware::from_fn_with_state(transport, guard));
+    if !is_owner {
+        let permit = Permit::new(Transport::Tcp, None);
+        changing = changing.route_layer(middleware::from_fn_with_state(permit, permit::check));
+    }
     whole(reading.merge(changing))
 }
 

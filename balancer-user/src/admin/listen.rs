@@ -1,7 +1,8 @@
 //! The sockets of the admin API and of the metrics, bound before anything touches the kernel.
 //!
 //! Owns the unix socket's file: makes its directory, replaces what a dead agent left, and removes
-//! it at the end if it is still its own. Refuses an address that someone else answers on.
+//! it at the end if it is still its own. Refuses an address that someone else answers on, and a
+//! token file that holds no token.
 
 use std::{
     fs::{self, Permissions},
@@ -16,9 +17,13 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::{AdminAddress, AgentConfig, Metrics};
+use crate::{
+    config::{AdminAddress, AgentConfig, Metrics},
+    token::{self, Token, TokenError},
+};
 
-/// Who may open the unix socket: its owner and group.
+/// Who may open the unix socket: its owner and group. Only the former may change anything over it
+/// (see `permit`).
 const SOCKET_MODE: u32 = 0o660;
 const BACKLOG: i32 = 128;
 
@@ -60,6 +65,9 @@ pub enum AdminError {
         /// Why.
         source: io::Error,
     },
+    /// The token could not be read.
+    #[error("agent.admin_token_file (--token-file): {0}")]
+    Token(#[from] TokenError),
     /// The TCP address could not be bound.
     #[error(
         "cannot listen on {address} ({setting}): {source}; \
@@ -83,6 +91,8 @@ pub struct Listeners {
     pub(super) unix: Vec<UnixSocket>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) metrics: Option<TcpListener>,
+    /// The file with the token for changes.
+    pub(super) token_file: Option<PathBuf>,
 }
 
 /// A unix socket that listens.
@@ -96,12 +106,16 @@ impl Listeners {
     /// Binds all addresses of the configuration, or none.
     ///
     /// # Errors
-    /// For the first address that cannot be listened on.
+    /// For the first address that cannot be listened on, or if the token cannot be read.
     pub fn bind(config: &AgentConfig) -> Result<Self, AdminError> {
+        if let Some(path) = &config.admin_token_file {
+            check_token(path)?;
+        }
         let mut listeners = Self {
             unix: Vec::new(),
             tcp: Vec::new(),
             metrics: None,
+            token_file: config.admin_token_file.clone(),
         };
         for address in &config.admin {
             match address {
@@ -118,6 +132,23 @@ impl Listeners {
         }
         Ok(listeners)
     }
+}
+
+/// Refuses what would let nobody in. Who can read it is told only: Secrets that the kubelet mounts
+/// are open to all in their container, where there is nobody else.
+fn check_token(path: &Path) -> Result<(), TokenError> {
+    Token::read(path)?;
+    let path_shown = path.display();
+    if let Some(mode) = token::too_open(path) {
+        tracing::warn!(
+            path = %path_shown,
+            mode = %format_args!("{mode:04o}"),
+            "others than its owner may read or write the token file; run chmod 0400 on it, or set \
+             defaultMode: 0400 for a Secret"
+        );
+    }
+    tracing::info!(path = %path_shown, "whoever has this token may change things over the admin API");
+    Ok(())
 }
 
 fn bind_tcp(

@@ -1,7 +1,6 @@
 //! The admin API: what a person or a program may ask of a running agent, over HTTP.
 //!
-//! Owns the routes, their OpenAPI document and the rule that only the unix socket can change
-//! anything. Decides nothing about services and keeps no copy of any count: each answer is read
+//! Owns the routes and their OpenAPI document; who may change anything is in `permit`. Decides nothing about services and keeps no copy of any count: each answer is read
 //! from the kernel's memory when it is asked for. Started by `agent`; asked by the CLI, by
 //! Prometheus and by people.
 
@@ -17,8 +16,10 @@ pub mod fuzzing;
 mod listen;
 mod maps;
 mod news;
+mod permit;
 mod problem;
 mod queues;
+mod rate;
 mod selection;
 mod serve;
 mod services;
@@ -45,7 +46,10 @@ use tokio::{
     task::spawn_blocking,
     time,
 };
-use utoipa::OpenApi;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use affinity::{BindingRow, BoundClients};
@@ -57,6 +61,7 @@ pub use connections::{ConnectionRow, Connections, Via};
 pub use listen::{AdminError, Listeners};
 pub use maps::{MapDump, MapName, MapSummary};
 pub use news::ToldRefusals;
+pub(crate) use permit::Transport;
 pub use problem::{Missing, Problem};
 pub use queues::QueueRow;
 pub(crate) use selection::{DecisionTimes, Selections};
@@ -82,6 +87,7 @@ use crate::{
     state::Snapshot,
     telemetry::LogControl,
 };
+use permit::Permit;
 use problem::Refusal;
 
 /// Bytes of a request's body.
@@ -157,27 +163,38 @@ impl Context {
     }
 }
 
-/// What a request came over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Transport {
-    /// The unix socket, which only the agent's user and group can open.
-    Unix,
-    /// TCP, which anybody can open who reaches the address.
-    Tcp,
-}
-
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Idlefirst admin API",
         description = "What a running agent knows and does. Reading is open to whoever reaches \
-                       the address; changing needs the unix socket.",
+                       the address; changing is for the user that the agent runs as, and root, \
+                       over the unix socket, and for whoever sends the token.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
     ),
     servers((url = "/", description = "The address that this document came from")),
-    components(responses(Problem), schemas(Missing))
+    components(responses(Problem), schemas(Missing)),
+    modifiers(&Bearer)
 )]
 struct Document;
+
+/// The name of the scheme in the document.
+const TOKEN: &str = "token";
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "What the file of agent.admin_token_file holds. Without that key there is none.",
+            ))
+            .build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(TOKEN, SecurityScheme::Http(scheme));
+    }
+}
 
 /// Every route that only reads.
 fn reading() -> OpenApiRouter<Context> {
@@ -212,17 +229,22 @@ fn changing() -> OpenApiRouter<Context> {
 }
 
 /// The routes, and the document that describes them: made together, so they agree.
-fn routes(transport: Transport) -> (Router<Context>, utoipa::openapi::OpenApi) {
-    let changing = changing().route_layer(middleware::from_fn_with_state(transport, guard));
+fn routes(permit: Arc<Permit>) -> (Router<Context>, utoipa::openapi::OpenApi) {
+    let changing = changing().route_layer(middleware::from_fn_with_state(permit, permit::check));
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(reading())
         .merge(changing)
         .split_for_parts()
 }
 
-/// The whole API for one kind of listener.
-fn router(context: Context, transport: Transport) -> Router {
-    whole(routes(transport).0).with_state(context)
+/// The document alone.
+fn document() -> utoipa::openapi::OpenApi {
+    routes(Permit::new(Transport::Unix, None)).1
+}
+
+/// The whole API for one listener.
+fn router(context: Context, permit: Arc<Permit>) -> Router {
+    whole(routes(permit).0).with_state(context)
 }
 
 /// These routes, and an answer to whatever else is asked for.
@@ -244,13 +266,6 @@ fn bounded<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
         .method_not_allowed_fallback(async |method: Method| Refusal::NoMethod(method.to_string()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(limit_time))
-}
-
-async fn guard(State(transport): State<Transport>, request: Request, next: Next) -> Response {
-    match transport {
-        Transport::Unix => next.run(request).await,
-        Transport::Tcp => Refusal::ReadOnly.into_response(),
-    }
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {
@@ -284,7 +299,7 @@ async fn metrics_text(State(context): State<Context>) -> Result<Response, Refusa
     responses((status = 200, description = "An OpenAPI document", body = serde_json::Value))
 )]
 async fn openapi() -> Response {
-    axum::Json(routes(Transport::Unix).1).into_response()
+    axum::Json(document()).into_response()
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! Refusals of the admin API: `application/problem+json` (RFC 9457), each saying what was wrong
 //! and what to do.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Json,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
 };
 use balancer_common::maps::MAX_SERVICES;
@@ -109,9 +112,29 @@ pub(crate) enum Refusal {
     #[error("{}; send {{\"level\": \"info\"}} as application/json", .0.body_text())]
     BadBody(#[from] JsonRejection),
     #[error(
-        "nothing can be changed over TCP; send this to the agent's unix socket (agent.admin in its configuration)"
+        "nothing can be changed over TCP; send this to the agent's unix socket (agent.admin in its configuration), or have it take a token (agent.admin_token_file)"
     )]
     ReadOnly,
+    #[error(
+        "only root and the user that the agent runs as can change anything over its unix socket; ask as one of them, or have it take a token (agent.admin_token_file)"
+    )]
+    NotOwner,
+    #[error(
+        "whoever changes anything here must say who they are: send `Authorization: Bearer TOKEN` with the token of agent.admin_token_file (--token-file), or ask over the agent's unix socket, as its owner"
+    )]
+    NoToken,
+    #[error(
+        "the token sent is not that of agent.admin_token_file; look there for the one in force"
+    )]
+    WrongToken,
+    #[error(
+        "the agent cannot read its own token (agent.admin_token_file), so nobody can change anything by it; its log says why; the unix socket works as ever"
+    )]
+    TokenUnusable,
+    #[error("too many wrong tokens came from where this did; wait {} s", seconds(*.0))]
+    TooManyWrongTokens(Duration),
+    #[error("too many changes at once; wait {} s and go slower", seconds(*.0))]
+    TooManyChanges(Duration),
     #[error("the request was not complete, or not answered, in time; send it again")]
     Slow,
     #[error("{0}")]
@@ -136,6 +159,11 @@ pub(super) fn service_at(namespace: &str, name: &str) -> Result<ServiceName, Ref
     })
 }
 
+/// Whole seconds, and at least one.
+fn seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 fn kinds() -> String {
     Kind::ALL.map(Kind::as_str).join(", ")
 }
@@ -147,7 +175,8 @@ impl Refusal {
             | Self::ServiceWaits(_)
             | Self::BackendWaits(_)
             | Self::Crowded(_)
-            | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Stopping
+            | Self::TokenUnusable => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoRoute(_)
             | Self::OnlyMetrics(_)
             | Self::NoMetrics
@@ -161,11 +190,27 @@ impl Refusal {
             Self::BadPath(rejection) => rejection.status(),
             Self::BadQuery(rejection) => rejection.status(),
             Self::BadBody(rejection) => rejection.status(),
-            Self::ReadOnly => StatusCode::FORBIDDEN,
+            Self::ReadOnly | Self::NotOwner => StatusCode::FORBIDDEN,
+            Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::TooManyWrongTokens(_) | Self::TooManyChanges(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Kernel(_) | Self::Metrics(_) | Self::Interrupted(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
+        }
+    }
+
+    /// What the client is told by a header besides.
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        const CHALLENGE: &str = "Bearer realm=\"idlefirst\"";
+        const REJECTED: &str = "Bearer realm=\"idlefirst\", error=\"invalid_token\"";
+        match self {
+            Self::NoToken => Some((WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE))),
+            Self::WrongToken => Some((WWW_AUTHENTICATE, HeaderValue::from_static(REJECTED))),
+            Self::TooManyWrongTokens(wait) | Self::TooManyChanges(wait) => {
+                Some((RETRY_AFTER, seconds(*wait).into()))
+            }
+            _ => None,
         }
     }
 
@@ -192,11 +237,12 @@ impl IntoResponse for Refusal {
         ) {
             tracing::error!(error = %self, "a request to the admin API failed");
         }
-        let status = self.status();
+        let (status, header) = (self.status(), self.header());
         let mut response = (status, Json(self.into_problem())).into_response();
         response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        response.headers_mut().extend(header);
         response
     }
 }

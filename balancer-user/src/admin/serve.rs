@@ -4,7 +4,7 @@
 //! request, time to take the answer. Each listener has its own allowance, so whoever crowds the
 //! TCP address leaves the unix socket usable.
 
-use std::{io, mem::MaybeUninit, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{io, mem::MaybeUninit, net::IpAddr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::{
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Context, Listeners, Transport, metrics_router, news, router};
+use super::{Context, Listeners, Transport, metrics_router, news, permit::Permit, router};
 use crate::journal::MAX_LISTENERS;
 
 /// Connections of one listener at a time; further ones wait in its backlog. Those that follow
@@ -54,7 +54,8 @@ impl Listeners {
         for socket in self.unix {
             tracing::info!(address = %format_args!("unix:{}", socket.file.path().display()), "admin API");
             files.push(socket.file);
-            let router = router(context.clone(), Transport::Unix);
+            let permit = Permit::new(Transport::Unix, self.token_file.as_deref());
+            let router = router(context.clone(), permit);
             if let Some(listener) = usable(UnixListener::from_std(socket.listener)) {
                 tasks.spawn(accept(listener, router, stopped.clone()));
             }
@@ -62,7 +63,8 @@ impl Listeners {
         for listener in self.tcp {
             if let Some(listener) = usable(TcpListener::from_std(listener)) {
                 announce(&listener, "admin API");
-                let router = router(context.clone(), Transport::Tcp);
+                let permit = Permit::new(Transport::Tcp, self.token_file.as_deref());
+                let router = router(context.clone(), permit);
                 tasks.spawn(accept(listener, router, stopped.clone()));
             }
         }
@@ -97,8 +99,9 @@ fn announce(listener: &TcpListener, what: &'static str) {
     }
 }
 
-/// The other end of a connection, for answers that do not end: nobody reads from the connection
-/// while it is being answered, so nobody else would notice that the client has gone.
+/// The other end of a connection: who it is, for requests that change something; and whether it is
+/// there, for answers that do not end: nobody reads from the connection while it is being answered,
+/// so nobody else would notice that the client has gone.
 #[derive(Clone, Debug)]
 pub(super) struct Peer(Arc<Socket>);
 
@@ -106,6 +109,18 @@ impl Peer {
     fn of(stream: &impl AsFd) -> io::Result<Self> {
         let socket = stream.as_fd().try_clone_to_owned()?;
         Ok(Self(Arc::new(socket.into())))
+    }
+
+    /// The user that connected to a unix socket.
+    pub(super) fn user(&self) -> Option<u32> {
+        let credentials = rustix::net::sockopt::socket_peercred(&*self.0).ok()?;
+        Some(credentials.uid.as_raw())
+    }
+
+    /// The address that connected over TCP.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        let address = self.0.peer_addr().ok()?.as_socket()?;
+        Some(address.ip())
     }
 
     /// Whether the client has closed the connection, or its sending side.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 
 fn document() -> Value {
-    serde_json::to_value(routes(Transport::Unix).1).unwrap()
+    serde_json::to_value(super::document()).unwrap()
 }
 
 /// `METHOD PATH` of every operation in the document.
@@ -94,23 +94,43 @@ fn operations_have_names_of_their_own_and_say_what_they_do() {
     }
 }
 
+#[test]
+fn what_changes_something_says_who_may() {
+    let document = document();
+    let scheme = &document["components"]["securitySchemes"][TOKEN];
+    assert_eq!(
+        (&scheme["type"], &scheme["scheme"]),
+        (&"http".into(), &"bearer".into())
+    );
+    let changes = operations(&serde_json::to_value(changing().into_openapi()).unwrap());
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let is_change = changes.contains(&format!("{} {path}", method.to_uppercase()));
+            let who = &operation["security"];
+            assert_eq!(is_change, !who.is_null(), "{method} {path}: {who}");
+            for status in ["401", "403", "429"] {
+                let documented = operation["responses"].get(status).is_some();
+                assert_eq!(is_change, documented, "{method} {path}: {status}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
-async fn only_the_unix_socket_changes_anything() {
+async fn only_changes_need_permission() {
     use axum::{body::Body, routing::put};
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
 
-    for (transport, status) in [(Transport::Unix, 200), (Transport::Tcp, 403)] {
+    for transport in [Transport::Unix, Transport::Tcp] {
+        let permit = Permit::new(transport, None);
         let changing = Router::new()
             .route("/changed", put(async || "changed"))
-            .route_layer(middleware::from_fn_with_state(transport, guard));
+            .route_layer(middleware::from_fn_with_state(permit, permit::check));
         let router = changing.merge(Router::new().route("/changed", get(async || "read")));
         let service = TowerToHyperService::new(router);
-        for (method, expected) in [
-            (Method::PUT, status),
-            (Method::GET, 200),
-            (Method::POST, 405),
-        ] {
+        // Nobody vouches for whoever asks here.
+        for (method, expected) in [(Method::PUT, 403), (Method::GET, 200), (Method::POST, 405)] {
             let request = Request::builder()
                 .method(&method)
                 .uri("/changed")

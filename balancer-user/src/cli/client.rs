@@ -1,13 +1,13 @@
 //! Speaks to an agent's admin API.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, StatusCode,
     body::Bytes,
     client::conn::http1,
-    header::{CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::address::Address;
-use crate::admin::Problem;
+use crate::{
+    admin::Problem,
+    token::{Token, TokenError},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Above the agent's own limit, so that its refusal is what one sees.
@@ -44,6 +47,8 @@ pub(super) enum ClientError {
     Slow(Address),
     #[error("{path} cannot be asked for; check the name given")]
     BadPath { path: String },
+    #[error("--token-file (IDLEFIRST_ADMIN_TOKEN_FILE): {0}")]
+    Token(#[from] TokenError),
     #[error("the agent on {address} says to {path}: {detail}")]
     Refused {
         address: Address,
@@ -78,6 +83,8 @@ impl fmt::Display for Tried<'_> {
 #[derive(Debug)]
 pub(super) struct Client {
     address: Address,
+    /// The file with the token, read when something is to be changed.
+    token_file: Option<PathBuf>,
 }
 
 /// What it answered.
@@ -89,11 +96,19 @@ pub(super) struct Answer {
 
 impl Client {
     /// The first of the addresses that can be connected to.
-    pub(super) async fn find(addresses: Vec<Address>) -> Result<Self, ClientError> {
+    pub(super) async fn find(
+        addresses: Vec<Address>,
+        token_file: Option<PathBuf>,
+    ) -> Result<Self, ClientError> {
         let mut failed = Vec::new();
         for address in addresses {
             match connect(&address).await {
-                Ok(_) => return Ok(Self { address }),
+                Ok(_) => {
+                    return Ok(Self {
+                        address,
+                        token_file,
+                    });
+                }
                 Err(error) => failed.push((address, error)),
             }
         }
@@ -139,11 +154,17 @@ impl Client {
         path: &str,
         body: String,
     ) -> Result<Answer, ClientError> {
-        let request = Request::builder()
-            .method(method)
+        let mut request = Request::builder()
             .uri(path)
             .header(HOST, "idlefirst")
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, "application/json");
+        if method != Method::GET
+            && let Some(authorization) = self.authorization()?
+        {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request
+            .method(method)
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| ClientError::BadPath {
                 path: path.to_owned(),
@@ -158,6 +179,25 @@ impl Client {
             }),
             Err(_) => Err(ClientError::Slow(self.address.clone())),
         }
+    }
+
+    /// What says who asks. The socket's owner needs no token, and need not have a file that is good.
+    fn authorization(&self) -> Result<Option<HeaderValue>, ClientError> {
+        let Some(file) = &self.token_file else {
+            return Ok(None);
+        };
+        let token = match (Token::read(file), &self.address) {
+            (Ok(token), _) => token,
+            (Err(_), Address::Unix(_)) => return Ok(None),
+            (Err(error), Address::Tcp(_)) => return Err(error.into()),
+        };
+        let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
+        // A token is visible ASCII, which every header may hold.
+        let value = value.ok().map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        Ok(value)
     }
 
     fn accepted(&self, path: &str, answer: Answer) -> Result<String, ClientError> {

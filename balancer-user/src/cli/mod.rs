@@ -49,6 +49,10 @@ struct Cli {
     /// separated by commas) or the built-in unix:/run/idlefirst/admin.sock and 127.0.0.1:9090
     #[arg(long, global = true, value_name = "ADDRESS")]
     admin: Vec<String>,
+    /// File with the token for changes over TCP: commands send what it holds, the agent asks for it.
+    /// Instead of IDLEFIRST_ADMIN_TOKEN_FILE
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// How results are printed
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -177,6 +181,22 @@ struct AgentArguments {
     log_format: Option<LogFormat>,
 }
 
+/// How to reach an agent.
+struct Given {
+    admin: Vec<String>,
+    token_file: Option<PathBuf>,
+}
+
+impl Given {
+    /// The file with the token, if one is named. An empty variable counts as unset.
+    fn token_file(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(config::ADMIN_TOKEN_FILE).filter(|it| !it.is_empty());
+        self.token_file
+            .clone()
+            .or_else(|| variable().map(Into::into))
+    }
+}
+
 /// What a command has to say.
 struct Report {
     text: String,
@@ -206,6 +226,10 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli) -> anyhow::Result<Report> {
     let output = cli.output;
+    let given = Given {
+        admin: cli.admin,
+        token_file: cli.token_file,
+    };
     match cli.command {
         Command::Uninstall(arguments) if arguments.wait => uninstall::and_wait(&arguments, output),
         Command::Uninstall(arguments) => uninstall::uninstall(&arguments, output),
@@ -221,7 +245,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
             uninstall::uninstall(&arguments, output)
         }
         Command::Agent(arguments) => {
-            let (file, overrides) = arguments.resolve(&cli.admin);
+            let (file, overrides) = arguments.resolve(&given.admin, given.token_file);
             privileges::keep_for_start()?;
             let runtime = runtime::Builder::new_multi_thread()
                 .enable_all()
@@ -240,43 +264,35 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
             clap_complete::generate(shell, &mut Cli::command(), "idlefirst", &mut script);
             Ok(Report::fine(String::from_utf8(script)?))
         }
-        Command::Status => ask(&cli.admin, async |client| {
-            status::status(client, output).await
-        }),
-        Command::Services { name: None } => ask(&cli.admin, async |client| {
-            list::services(client, output).await
-        }),
-        Command::Services { name: Some(name) } => ask(&cli.admin, async |client| {
+        Command::Status => ask(&given, async |client| status::status(client, output).await),
+        Command::Services { name: None } => {
+            ask(&given, async |client| list::services(client, output).await)
+        }
+        Command::Services { name: Some(name) } => ask(&given, async |client| {
             service::service(client, &name, output).await
         }),
-        Command::Backends => ask(&cli.admin, async |client| {
-            list::backends(client, output).await
-        }),
-        Command::Queues => ask(&cli.admin, async |client| {
-            queues::queues(client, output).await
-        }),
-        Command::Drain { address } => ask(&cli.admin, async |client| {
+        Command::Backends => ask(&given, async |client| list::backends(client, output).await),
+        Command::Queues => ask(&given, async |client| queues::queues(client, output).await),
+        Command::Drain { address } => ask(&given, async |client| {
             drain::drain(client, address, output).await
         }),
-        Command::Undrain { address } => ask(&cli.admin, async |client| {
+        Command::Undrain { address } => ask(&given, async |client| {
             drain::undrain(client, address, output).await
         }),
-        Command::Audit => ask(&cli.admin, async |client| {
-            audit::audit(client, output).await
-        }),
-        Command::Connections { service, limit } => ask(&cli.admin, async |client| {
+        Command::Audit => ask(&given, async |client| audit::audit(client, output).await),
+        Command::Connections { service, limit } => ask(&given, async |client| {
             list::connections(client, service.as_deref(), limit, output).await
         }),
         Command::Maps { name: None, .. } => {
-            ask(&cli.admin, async |client| list::maps(client, output).await)
+            ask(&given, async |client| list::maps(client, output).await)
         }
         Command::Maps {
             name: Some(name),
             limit,
-        } => ask(&cli.admin, async |client| {
+        } => ask(&given, async |client| {
             list::map(client, &name, limit, output).await
         }),
-        Command::LogLevel { level } => ask(&cli.admin, async |client| {
+        Command::LogLevel { level } => ask(&given, async |client| {
             status::log_level(client, level, output).await
         }),
     }
@@ -284,23 +300,24 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
 
 /// Runs a command against the first agent that answers.
 fn ask(
-    given: &[String],
+    given: &Given,
     command: impl AsyncFnOnce(&Client) -> anyhow::Result<Report>,
 ) -> anyhow::Result<Report> {
-    let addresses = address::to_try(given, std::env::var("IDLEFIRST_ADMIN").ok().as_deref())
-        .unwrap_or_else(|fault| usage(&fault));
+    let addresses = std::env::var("IDLEFIRST_ADMIN").ok();
+    let addresses =
+        address::to_try(&given.admin, addresses.as_deref()).unwrap_or_else(|fault| usage(&fault));
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let client = Client::find(addresses).await?;
+        let client = Client::find(addresses, given.token_file()).await?;
         command(&client).await
     })
 }
 
 impl AgentArguments {
     /// The configuration file, and what stands in for its keys.
-    fn resolve(self, admin: &[String]) -> (PathBuf, Overrides) {
+    fn resolve(self, admin: &[String], token_file: Option<PathBuf>) -> (PathBuf, Overrides) {
         let listen = |text: &String| match text.parse::<AdminAddress>() {
             Ok(address) => address,
             Err(fault) => usage(&format!(
@@ -313,6 +330,7 @@ impl AgentArguments {
             cgroup: self.cgroup,
             pin_path: self.pin_path,
             admin: (!admin.is_empty()).then_some(admin),
+            admin_token_file: token_file.map(|path| std::path::absolute(&path).unwrap_or(path)),
             metrics: self.metrics,
             log_level: self.log_level,
             log_format: self.log_format,

@@ -25,16 +25,17 @@ fn admin_is_taken_before_and_after_the_command() {
 #[test]
 fn the_agents_flags_stand_in_for_keys() {
     let line = "idlefirst agent --config f.yaml --cgroup /c --pin-path /p --admin unix:/a.sock \
-                --admin 127.0.0.1:1 --metrics none --log-level debug --log-format json";
+                --admin 127.0.0.1:1 --metrics none --log-level debug --log-format json --token-file /t";
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
     let Command::Agent(arguments) = cli.command else {
         panic!("{line} is not agent")
     };
-    let (file, overrides) = arguments.resolve(&cli.admin);
+    let (file, overrides) = arguments.resolve(&cli.admin, cli.token_file);
     assert_eq!(file, PathBuf::from("f.yaml"));
     let expected = Overrides {
         cgroup: Some("/c".into()),
         pin_path: Some("/p".into()),
+        admin_token_file: Some("/t".into()),
         admin: Some(vec![
             AdminAddress::Unix("/a.sock".into()),
             AdminAddress::Tcp("127.0.0.1:1".parse().unwrap()),
@@ -52,7 +53,7 @@ fn an_agent_without_flags_overrides_nothing() {
     let Command::Agent(arguments) = cli.command else {
         panic!("not agent")
     };
-    let (file, overrides) = arguments.resolve(&cli.admin);
+    let (file, overrides) = arguments.resolve(&cli.admin, cli.token_file);
     assert_eq!(
         (file, overrides),
         (PathBuf::from(DEFAULT_PATH), Overrides::default())

@@ -34,6 +34,8 @@ pub struct AgentConfig {
     pub pin_path: PathBuf,
     /// Where the admin API listens. May be empty.
     pub admin: Vec<AdminAddress>,
+    /// The file with the token for changes over TCP; none: there are none.
+    pub admin_token_file: Option<PathBuf>,
     /// Where metrics are served besides the admin API.
     pub metrics: Metrics,
     /// The addresses on which the agent takes overflow.
@@ -67,6 +69,7 @@ impl Default for AgentConfig {
                 AdminAddress::Unix(PathBuf::from("/run/idlefirst/admin.sock")),
                 AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9090))),
             ],
+            admin_token_file: None,
             metrics: Metrics::On(SocketAddr::from(([0, 0, 0, 0], 9102))),
             overflow: Overflow::Auto,
             workers: None,
@@ -147,6 +150,8 @@ pub struct Overrides {
     pub pin_path: Option<PathBuf>,
     /// Instead of `agent.admin`, the whole list.
     pub admin: Option<Vec<AdminAddress>>,
+    /// Instead of `agent.admin_token_file`.
+    pub admin_token_file: Option<PathBuf>,
     /// Instead of `agent.metrics`.
     pub metrics: Option<Metrics>,
     /// Instead of `agent.log.level`.
@@ -164,6 +169,10 @@ impl AgentConfig {
         }
         if overrides.cgroup.is_some() {
             self.cgroup.clone_from(&overrides.cgroup);
+        }
+        if overrides.admin_token_file.is_some() {
+            self.admin_token_file
+                .clone_from(&overrides.admin_token_file);
         }
         put(&mut self.pin_path, &overrides.pin_path);
         put(&mut self.admin, &overrides.admin);
@@ -205,6 +214,11 @@ pub(crate) fn check(raw: &RawAgent, lookup: Lookup<'_>, findings: &mut Findings)
     if let Some(path) = reader.read(raw.pin_path.as_ref(), environment::PIN_PATH, pin_path) {
         agent.pin_path = path;
     }
+    agent.admin_token_file = reader.read(
+        raw.admin_token_file.as_ref(),
+        environment::ADMIN_TOKEN_FILE,
+        |written, findings| value::path(written, "admin_token_file", findings),
+    );
     if let Some(value) = reader.read(level, environment::LOG_LEVEL, |written, findings| {
         value::word(written, LogLevel::ALL, findings)
     }) {

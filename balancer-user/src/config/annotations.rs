@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use super::Config;
 use super::agreement;
-use super::keys::{SECTIONS, Section};
+use super::key::Section;
+use super::keys::SECTIONS;
 use super::problem::{Findings, Problem, Spot};
 use super::raw;
 use super::settings::{self, Layer};

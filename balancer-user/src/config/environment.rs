@@ -21,6 +21,8 @@ pub(crate) const CGROUP: &str = "IDLEFIRST_CGROUP";
 pub(crate) const PIN_PATH: &str = "IDLEFIRST_PIN_PATH";
 /// Stands in for `agent.admin`; its entries are separated by commas.
 pub(crate) const ADMIN: &str = "IDLEFIRST_ADMIN";
+/// Stands in for `agent.admin_token_file`, for the agent and for commands.
+pub(crate) const ADMIN_TOKEN_FILE: &str = "IDLEFIRST_ADMIN_TOKEN_FILE";
 /// Stands in for `agent.metrics`.
 pub(crate) const METRICS: &str = "IDLEFIRST_METRICS";
 /// Stands in for `agent.log.level`.

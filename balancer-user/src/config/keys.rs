@@ -6,76 +6,8 @@
 mod agent;
 
 use super::environment;
+use super::key::{Section, key, required, short};
 use agent::{AGENT, HEALTH_CHECKS, LOG};
-
-/// A mapping of the file, with its keys in the order of the documentation.
-pub(crate) struct Section {
-    /// The path of the mapping: empty for the top, `NAME` and `[]` for what repeats.
-    pub(crate) path: &'static str,
-    pub(crate) meaning: &'static str,
-    pub(crate) keys: &'static [Key],
-}
-
-/// One key.
-pub(crate) struct Key {
-    pub(crate) name: &'static str,
-    /// What may be written.
-    pub(crate) values: &'static str,
-    /// The default as YAML; for a required key, an example.
-    pub(crate) default: &'static str,
-    pub(crate) required: bool,
-    pub(crate) variable: Option<&'static str>,
-    /// Empty if it is another key's.
-    pub(crate) meaning: &'static str,
-    /// The path below a service's settings of which this is another name.
-    pub(crate) short_for: Option<&'static str>,
-}
-
-const fn key(
-    name: &'static str,
-    values: &'static str,
-    default: &'static str,
-    meaning: &'static str,
-) -> Key {
-    Key {
-        name,
-        values,
-        default,
-        required: false,
-        variable: None,
-        meaning,
-        short_for: None,
-    }
-}
-
-const fn required(
-    name: &'static str,
-    values: &'static str,
-    example: &'static str,
-    meaning: &'static str,
-) -> Key {
-    Key {
-        required: true,
-        ..key(name, values, example, meaning)
-    }
-}
-
-/// Another name of the setting at `long`.
-const fn short(name: &'static str, values: &'static str, long: &'static str) -> Key {
-    Key {
-        short_for: Some(long),
-        ..key(name, values, "null", "")
-    }
-}
-
-impl Key {
-    const fn or_variable(self, name: &'static str) -> Self {
-        Self {
-            variable: Some(name),
-            ..self
-        }
-    }
-}
 
 /// Kinds of values, said the same way everywhere.
 const PATH: &str = "absolute path";

@@ -15,6 +15,7 @@ mod claims;
 mod client;
 mod environment;
 mod functions;
+mod key;
 mod keys;
 mod listen;
 mod near;
@@ -38,6 +39,7 @@ use std::path::Path;
 
 pub use agent::{AgentConfig, LogConfig, LogFormat, LogLevel, Overrides, ProbeConfig};
 pub use annotations::{Annotated, AnnotationProblem, PREFIX as ANNOTATION_PREFIX, Sources};
+pub(crate) use environment::ADMIN_TOKEN_FILE;
 pub use environment::{Lookup, host_name, process_environment};
 pub use listen::{AdminAddress, ListenFault, Metrics};
 pub use overflow::Overflow;

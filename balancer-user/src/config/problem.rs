@@ -94,8 +94,8 @@ impl fmt::Display for InFile<'_> {
 pub enum ConfigError {
     /// The file could not be read at all.
     #[error(
-        "{file}: cannot be read: {source}; name a readable file with --config, or create this one \
-         (`idlefirst config defaults` prints a start)"
+        "{file}: cannot be read: {source}; name a readable file with --config (the agent goes by owner \
+         and mode, even as root), or create this one (`idlefirst config defaults` prints a start)"
     )]
     Unreadable {
         /// The path as it was given.

@@ -59,6 +59,7 @@ pub(crate) struct RawAgent {
     pub(crate) bypass_cgroups: Option<Vec<Text>>,
     pub(crate) pin_path: Option<Text>,
     pub(crate) admin: Option<Vec<Text>>,
+    pub(crate) admin_token_file: Option<Text>,
     pub(crate) metrics: Option<Text>,
     pub(crate) overflow: Option<At<WordOr<Vec<Text>>>>,
     pub(crate) workers: Option<Text>,

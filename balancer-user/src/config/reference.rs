@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-use super::keys::{Key, SECTIONS, Section};
+use super::key::{Key, Section};
+use super::keys::SECTIONS;
 use super::problem;
 use super::raw::MAX_FILE_BYTES;
 use crate::model::{

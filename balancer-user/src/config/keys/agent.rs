@@ -1,7 +1,10 @@
 //! The keys under `agent:`; see [`super`].
 
-use super::{LOCATION, PATH, SWITCH, Section, key};
-use crate::config::environment;
+use super::{LOCATION, PATH, SWITCH};
+use crate::config::{
+    environment,
+    key::{Section, key},
+};
 
 pub(super) const AGENT: Section = Section {
     path: "agent",
@@ -61,6 +64,16 @@ pub(super) const AGENT: Section = Section {
             "Where the admin API listens.",
         )
         .or_variable(environment::ADMIN),
+        key(
+            "admin_token_file",
+            PATH,
+            "null",
+            "A file with the token that lets whoever sends it (`Authorization: Bearer TOKEN`) \
+             change things over the admin API, be it over TCP: 16 to 1024 visible ASCII characters. \
+             It is read whenever such a request comes, so a new token is in force at once. Unset: \
+             only the unix socket's owner and root may, over that.",
+        )
+        .or_variable(environment::ADMIN_TOKEN_FILE),
         key(
             "metrics",
             "`IP:PORT`, `none`",
