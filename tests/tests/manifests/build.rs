@@ -1,6 +1,7 @@
 //! What `kustomize build` makes of a directory, for the part of kustomize that `deploy/` uses:
-//! resources, components, and JSON patches that replace. Anything else is refused, so that
-//! nothing is built here in another way than kustomize would.
+//! resources, components, and JSON patches that replace, remove, and add to mappings and at the end
+//! of lists. Anything else is refused, so that nothing is built here in another way than kustomize
+//! would.
 
 use std::path::Path;
 
@@ -44,7 +45,7 @@ struct Target {
 struct Operation {
     op: String,
     path: String,
-    value: Value,
+    value: Option<Value>,
 }
 
 /// The objects of the base.
@@ -123,10 +124,30 @@ fn apply(patch: &Patch, directory: &Path, built: &mut [Value]) -> Result<()> {
         .context("its target does not exist")?;
     let operations: Vec<Operation> = serde_saphyr::from_str(&read(&directory.join(&patch.path))?)?;
     for operation in operations {
-        ensure!(operation.op == "replace", "operation {:?}", operation.op);
-        *object
-            .pointer_mut(&operation.path)
-            .with_context(|| format!("there is no {}", operation.path))? = operation.value;
+        perform(operation, object)?;
+    }
+    Ok(())
+}
+
+fn perform(operation: Operation, object: &mut Value) -> Result<()> {
+    let Operation { op, path, value } = operation;
+    let (parent, key) = path.rsplit_once('/').context("a path")?;
+    let parent = object.pointer_mut(parent);
+    let parent = parent.with_context(|| format!("there is nothing to hold {path}"))?;
+    match (&*op, value, parent) {
+        ("add", Some(value), Value::Array(list)) if key == "-" => list.push(value),
+        ("add", Some(value), Value::Object(map)) => {
+            map.insert(key.to_owned(), value);
+        }
+        ("replace", Some(value), parent) => {
+            let place = parent.pointer_mut(&format!("/{key}"));
+            *place.with_context(|| format!("there is no {path}"))? = value;
+        }
+        ("remove", None, Value::Object(map)) => {
+            let removed = map.remove(key);
+            removed.with_context(|| format!("there is no {path}"))?;
+        }
+        _ => bail!("operation {op:?} on {path}"),
     }
     Ok(())
 }

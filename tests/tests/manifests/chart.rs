@@ -20,10 +20,14 @@ const DEFAULT: &str = "rendered.yaml";
 /// The chart with [`everything`].
 const FULL: &str = "rendered-full.yaml";
 
+/// The chart when steering is to end.
+const UNINSTALL: &str = "rendered-uninstall.yaml";
+
 /// Everything on, as on the overlays; the dashboard is compared by `watching`.
 fn everything() -> Value {
     json!({
         "privileged": true,
+        "adminToken": {"secretName": "idlefirst-admin-token"},
         "publishLeader": {"enabled": true},
         "monitoring": {"serviceMonitor": {"enabled": true}, "prometheusRule": {"enabled": true}},
     })
@@ -35,8 +39,13 @@ fn directory() -> PathBuf {
 
 #[test]
 fn the_chart_renders_to_what_kustomize_builds() -> Result<()> {
-    let full = build::with_components(&["privileged", "publish-leader", "monitoring"])?;
-    for (name, kustomized) in [(DEFAULT, build::base()?), (FULL, full)] {
+    const ALL: [&str; 4] = ["privileged", "admin-token", "publish-leader", "monitoring"];
+    for (name, components) in [
+        (DEFAULT, [].as_slice()),
+        (FULL, &ALL),
+        (UNINSTALL, &["uninstall"]),
+    ] {
+        let kustomized = build::with_components(components)?;
         let rendered = objects(&deploy().join("helm").join(name))?;
         kinds::check_all(&rendered).with_context(|| name.to_owned())?;
         let (rendered, kustomized) = (comparable(rendered)?, comparable(kustomized)?);
@@ -64,7 +73,7 @@ fn the_schema_knows_every_value_and_no_other() -> Result<()> {
         sorted(keys(&schema["properties"])),
         "values.yaml and values.schema.json"
     );
-    for section in ["image", "host", "monitoring", "publishLeader"] {
+    for section in ["image", "host", "monitoring", "publishLeader", "adminToken"] {
         assert_eq!(
             sorted(keys(&values[section])),
             sorted(keys(&schema["properties"][section]["properties"])),
@@ -136,7 +145,8 @@ fn comparable(objects: Vec<Value>) -> Result<BTreeMap<String, Value>> {
 /// What the chart renders to is kept for the chart as it is now.
 pub fn copies() -> Result<()> {
     kept(DEFAULT, &json!({}))?;
-    kept(FULL, &everything())
+    kept(FULL, &everything())?;
+    kept(UNINSTALL, &json!({"uninstall": true}))
 }
 
 fn kept(name: &str, values: &Value) -> Result<()> {

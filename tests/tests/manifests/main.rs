@@ -84,7 +84,13 @@ fn idlefirst(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-const OVERLAYS: [&str; 3] = ["privileged", "publish-leader", "monitoring"];
+const OVERLAYS: [&str; 5] = [
+    "privileged",
+    "publish-leader",
+    "monitoring",
+    "admin-token",
+    "uninstall",
+];
 
 #[test]
 fn what_kustomize_builds_is_valid() -> Result<()> {
