@@ -8,7 +8,7 @@ use aya_ebpf::{
         BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock,
     },
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
-    helpers::{bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    helpers::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
     programs::SkLookupContext,
 };
@@ -242,6 +242,21 @@ pub fn withdraw(flow: &Flow) -> bool {
 #[inline(always)]
 pub fn hand_over(ctx: &SkLookupContext, listener: u32) -> bool {
     OVERFLOW_SOCK.redirect_sk_lookup(ctx, listener, 0).is_ok()
+}
+
+/// Whether the agent listens. The kernel takes a listener out of the map when it is closed, however the
+/// agent ends (net/core/sock_map.c, v6.1, `sock_map_close`).
+#[inline(always)]
+pub fn has_listener(listener: u32) -> bool {
+    let map = (&raw const OVERFLOW_SOCK).cast_mut().cast();
+    // SAFETY: the map is one of sockets, and the key as long as its keys are.
+    let socket = unsafe { bpf_map_lookup_elem(map, (&raw const listener).cast()) };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: not null; it was referenced by the look-up, and is not used any more.
+    unsafe { bpf_sk_release(socket) };
+    true
 }
 
 /// Sends an event to the agent.

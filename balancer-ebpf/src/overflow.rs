@@ -9,6 +9,7 @@ use balancer_common::{
     atomic::load32,
     connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT},
     counter::{Fault, ServiceCounter},
+    maps::{LISTENER_V4, LISTENER_V6},
     service::{Admission, SERVICE_REFUSE_IN_KERNEL, Service},
     waiting,
 };
@@ -20,6 +21,9 @@ use crate::{
 };
 
 /// The agent, if it lives and takes overflow where this client can reach it.
+///
+/// It lives if it has given a sign of life not long ago, and still listens: the former ends some time
+/// after it is stuck, the latter as soon as it is dead.
 pub struct Way {
     address: Address,
     port: Port,
@@ -29,7 +33,7 @@ pub struct Way {
 #[inline(always)]
 pub fn way(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
     let agent = maps::agent()?;
-    if coarse_clock().wrapping_sub(agent.heartbeat_ns) as i64 > AGENT_GONE_AFTER_NS as i64 {
+    if is_silent(agent) || has_closed(agent, dial) {
         return None;
     }
     let way = reachable(ctx, agent, dial.frontend.is_mapped());
@@ -37,6 +41,27 @@ pub fn way(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
         maps::count_fault(Fault::NoOverflow);
     }
     way
+}
+
+/// Whether the agent is dead, and has not been for long: it may well be back before it counts as gone.
+#[inline(always)]
+pub fn has_just_gone(dial: &Dial) -> bool {
+    maps::agent().is_some_and(|agent| !is_silent(agent) && has_closed(agent, dial))
+}
+
+#[inline(always)]
+fn is_silent(agent: &AgentState) -> bool {
+    coarse_clock().wrapping_sub(agent.heartbeat_ns) as i64 > AGENT_GONE_AFTER_NS as i64
+}
+
+/// Whether the agent had a listener for what this client dials, and has it no more.
+#[inline(always)]
+fn has_closed(agent: &AgentState, dial: &Dial) -> bool {
+    let (port, listener) = match dial.frontend.is_mapped() {
+        true => (agent.port_v4, LISTENER_V4),
+        false => (agent.port_v6, LISTENER_V6),
+    };
+    port != Port(0) && !maps::has_listener(listener)
 }
 
 /// Where a client reaches the agent: over loopback in the agent's own network

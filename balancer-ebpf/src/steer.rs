@@ -202,7 +202,7 @@ fn try_connect<F: Family>(
             if way.is_some() {
                 store(&service.sent_at_ns, overflow::coarse_clock());
             } else {
-                choice = without_agent(service_id, service);
+                choice = without_agent(&dial, service);
             }
         }
     }
@@ -314,16 +314,18 @@ fn client_of(ctx: &SockAddrContext, service: &Service) -> u64 {
 }
 
 /// What becomes of a connection that finds no backend available and no agent:
-/// the choice of a full backend, or the counter for its refusal.
+/// the choice of a full backend, or the counter for its refusal. No limit is exceeded for an agent that
+/// has been gone for but a moment.
 #[inline(always)]
-fn without_agent(service_id: u32, service: &Service) -> Choice {
-    if load32(&service.flags) & SERVICE_REFUSE_WITHOUT_AGENT != 0 {
+fn without_agent(dial: &Dial, service: &Service) -> Choice {
+    let refuses = load32(&service.flags) & SERVICE_REFUSE_WITHOUT_AGENT != 0;
+    if refuses || overflow::has_just_gone(dial) {
         return Choice {
             counter: ServiceCounter::AgentGone,
             ..Choice::NONE
         };
     }
-    match tables::over_admit(service_id) {
+    match tables::over_admit(dial.service) {
         Some(backend) => Choice {
             backend,
             counter: ServiceCounter::OverAdmitted,

@@ -161,7 +161,7 @@ impl Parts {
         let mut reconciler = Reconciler::new(kernel.clone(), progress.clone(), here, wake)?;
         let mut snapshots = state.subscribe();
         reconciler.advance(&snapshots.borrow_and_update().clone());
-        let overflow = Overflow::start(
+        let mut overflow = Overflow::start(
             &kernel,
             queues.clone(),
             agent.workers.unwrap_or_else(default_workers),
@@ -175,6 +175,7 @@ impl Parts {
             &overflow,
         );
         heartbeat.beat()?;
+        overflow.publish(&kernel)?;
         let bypass = Bypass::new(kernel.clone(), &agent, state.subscribe());
         kernel.attach()?;
         tracing::info!(cgroup = %kernel.cgroup_path().display(), "steering");

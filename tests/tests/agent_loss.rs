@@ -19,6 +19,8 @@ use tests::{
         Crowd, SOON, ask, assert_no_slot_astray, dial, frontend_address, pod_address, service,
     },
     exact::Request,
+    function::{Function, FunctionOptions},
+    http::Http,
     raw::{Behaviour, RawServer},
     scene::Scene,
     service::Service,
@@ -49,6 +51,38 @@ fn without_the_agent_a_full_pod_is_better_than_none() -> Result<()> {
     back_to_queueing(&scene)?;
     drop((held, admitted, pod, on_their_way));
     scene.finish()
+}
+
+/// Not only when it has been silent for long enough. But it may soon be back, so no limit is exceeded
+/// before that.
+#[test]
+fn a_dead_agent_is_left_alone_at_once() -> Result<()> {
+    let crowd = Crowd::new(1)?;
+    let function = Function::start(&crowd.netns, pod_address(0), FunctionOptions::default())?;
+    let by_request = service(0, 1, [0])
+        .with("protocol", json!("http"))
+        .with("admission", json!("request"))
+        .with("queue", json!({"size": 10, "timeout": "5s"}))
+        .with("health", json!({"probe": "none"}));
+    let mut agent = Agent::start(&crowd.netns, &crowd.cgroup, &[by_request])?;
+    let killed = Instant::now();
+    agent.kill()?;
+    let mut straight = Http::new(crowd.dial(frontend_address(0))?);
+    assert_eq!(straight.get("/")?.status(), 200);
+    let refused = crowd
+        .dial(frontend_address(0))
+        .expect_err("the slot is taken");
+    ensure!(refused.kind() == ErrorKind::ConnectionRefused, "{refused}");
+    let beyond = eventually(SOON, || crowd.dial(frontend_address(0)));
+    let silent = killed.elapsed();
+    ensure!(silent >= LEFT_ALONE_WITHIN - SLACK, "after {silent:?}");
+    drop((straight, beyond));
+    agent.restart()?;
+    let mut forwarded = Http::new(crowd.dial(frontend_address(0))?);
+    assert_eq!(forwarded.get("/")?.status(), 200);
+    eventually_eq(SOON, Some(0), || agent.inflight().ok());
+    drop(function);
+    agent.uninstall()
 }
 
 #[test]

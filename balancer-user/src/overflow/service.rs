@@ -9,7 +9,7 @@ use super::{
     Departures, Directory, Pulses, Queues, Sent, View,
     gate::Gate,
     notices::{Listener, Notices},
-    workers::{self, OverflowError, Ports},
+    workers::{self, Listeners, OverflowError, Ports},
 };
 use crate::{
     kernel::{Kernel, KernelError},
@@ -32,10 +32,13 @@ pub struct Overflow {
     pulses: Pulses,
     stop: watch::Sender<Option<Duration>>,
     workers: Vec<JoinHandle<()>>,
+    /// One of a group, which stands for all of it; until it is published.
+    unpublished: Option<Listeners>,
 }
 
 impl Overflow {
-    /// Opens the listeners and starts so many workers.
+    /// Opens the listeners and starts so many workers. No connection reaches them before
+    /// [`Overflow::publish`].
     ///
     /// # Errors
     /// If a listener or a thread cannot be had.
@@ -45,7 +48,7 @@ impl Overflow {
         workers: usize,
         listener: Listener,
     ) -> Result<Self, OverflowError> {
-        let (listeners, ports) = workers::listen(kernel, workers)?;
+        let (listeners, ports) = workers::listen(workers)?;
         let departures = Departures::default();
         let stop = watch::Sender::new(None);
         let mut notices = Some(Notices {
@@ -55,6 +58,7 @@ impl Overflow {
             listener,
         });
         let pulses = Pulses::new(listeners.len());
+        let unpublished = listeners.first().map(Listeners::share).transpose()?;
         let mut running = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (kernel, queues) = (kernel.clone(), queues.clone());
@@ -83,7 +87,20 @@ impl Overflow {
             pulses,
             stop,
             workers: running,
+            unpublished,
         })
+    }
+
+    /// Lets connections reach the listeners. The programs must know their ports: while there are
+    /// listeners, they send to the ports that they know.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn publish(&mut self, kernel: &Kernel) -> Result<(), KernelError> {
+        match self.unpublished.take() {
+            Some(listeners) => listeners.publish(kernel),
+            None => Ok(()),
+        }
     }
 
     /// The ports that the programs send connections to.

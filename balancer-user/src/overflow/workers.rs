@@ -60,11 +60,8 @@ pub enum OverflowError {
     Kernel(#[from] KernelError),
 }
 
-/// Opens the listeners of so many workers, and lets connections reach them.
-pub(super) fn listen(
-    kernel: &Kernel,
-    workers: usize,
-) -> Result<(Vec<Listeners>, Ports), OverflowError> {
+/// Opens the listeners of so many workers.
+pub(super) fn listen(workers: usize) -> Result<(Vec<Listeners>, Ports), OverflowError> {
     let first = Listeners::open(Ports {
         v4: free_port(),
         v6: Some(0),
@@ -73,11 +70,6 @@ pub(super) fn listen(
     let mut all = vec![first];
     for _ in 1..workers {
         all.push(Listeners::open(ports)?);
-    }
-    // One of a group stands for all of it.
-    kernel.set_listener(true, &all[0].v4)?;
-    if let Some(v6) = &all[0].v6 {
-        kernel.set_listener(false, v6)?;
     }
     Ok((all, ports))
 }
@@ -105,6 +97,24 @@ impl Listeners {
             None => None,
         };
         Ok(Self { v4, v6 })
+    }
+
+    /// Another handle to the same.
+    pub(super) fn share(&self) -> Result<Self, OverflowError> {
+        let share = |listener: &TcpListener| listener.try_clone().map_err(OverflowError::Thread);
+        Ok(Self {
+            v4: share(&self.v4)?,
+            v6: self.v6.as_ref().map(share).transpose()?,
+        })
+    }
+
+    /// Lets connections reach them, and those of their group.
+    pub(super) fn publish(&self, kernel: &Kernel) -> Result<(), KernelError> {
+        kernel.set_listener(true, &self.v4)?;
+        match &self.v6 {
+            Some(v6) => kernel.set_listener(false, v6),
+            None => Ok(()),
+        }
     }
 
     fn ports(&self) -> Result<Ports, OverflowError> {
