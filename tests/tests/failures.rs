@@ -4,15 +4,51 @@
 
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use tests::soak::{Fault, Soak};
 
 /// How often each happens.
 const TIMES: usize = 2;
 const SEED: u64 = 1;
+
+/// The table, and all tests.
+const TABLE: &str = include_str!("../../docs/operations.md");
+
+#[test]
+fn each_row_of_the_table_is_a_test_of_the_same_name() -> Result<()> {
+    let mut tests = String::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => directories.push(path),
+                false => tests += &fs::read_to_string(path)?,
+            }
+        }
+    }
+    let begin = TABLE.find("## When things fail").context("the section")?;
+    let section = TABLE[begin..].split("\n## ").next().unwrap_or_default();
+    let first_cells = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut rows = 0;
+    for cell in first_cells.filter_map(|line| line.split(" | ").next()) {
+        for name in format!("`{cell}").split('`').skip(1).step_by(2) {
+            let test = format!("#[test]\nfn {name}() -> ");
+            assert!(tests.contains(&test), "{name} is no test");
+            rows += 1;
+        }
+    }
+    let missing = Fault::ALL.iter().find(|fault| {
+        let name = fault.name().to_lowercase().replace(' ', "_");
+        !section.contains(&format!("`{name}`"))
+    });
+    assert_eq!(missing, None, "not in the table");
+    assert!(rows > 20, "{rows} rows only");
+    Ok(())
+}
 
 fn suffer(fault: Fault) -> Result<()> {
     let mut random = SmallRng::seed_from_u64(SEED);

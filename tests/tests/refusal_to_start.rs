@@ -4,6 +4,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -159,6 +160,43 @@ fn a_missing_capability_is_named() -> Result<()> {
     without("-sys_admin,-bpf", &["capability CAP_BPF is missing"])?;
     without("-net_admin", &["capability CAP_NET_ADMIN is missing"])?;
     without("-all", &["CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"])
+}
+
+/// What cannot be loaded is not half loaded: what an earlier agent has left goes on, and without one
+/// connections go where they would go anyway.
+#[test]
+fn programs_that_cannot_be_loaded_change_nothing() -> Result<()> {
+    const LAUNCHER: [&str; 3] = ["setpriv", "--bounding-set=-sys_admin,-perfmon", "--"];
+    const WORDS: [&str; 2] = ["cannot load eBPF programs", "CAP_PERFMON"];
+    let stage = Stage::new()?;
+    let _server = stage.crowd.serve(0, 1, Duration::ZERO)?;
+    assert_says(&stage.refused_under(&LAUNCHER, &stage.config())?, &WORDS);
+    let unsteered = stage.crowd.dial(frontend_address(0));
+    let unsteered = unsteered.expect_err("nothing is routed there");
+    ensure!(
+        unsteered.kind() == ErrorKind::NetworkUnreachable,
+        "{unsteered}"
+    );
+
+    let file = stage.path("config.yaml");
+    fs::write(&file, stage.config())?;
+    let mut process = Process::start(stage.command(&[], &file)?)?;
+    eventually(START, || assert_steered(&stage.crowd));
+    process.kill()?;
+    assert_says(&stage.refused_with(&LAUNCHER, &file)?, &WORDS);
+    for _ in 0..10 {
+        assert_steered(&stage.crowd)?;
+    }
+    let mut process = Process::start(stage.command(&[], &file)?)?;
+    eventually(START, || -> Result<()> {
+        let said = process.stderr();
+        ensure!(said.contains("taken over"), "{said}");
+        assert_steered(&stage.crowd)
+    });
+    process.signal(Signal::SIGTERM)?;
+    process.wait(SOON)?;
+    stage.uninstall(&file)?;
+    Ok(())
 }
 
 #[test]

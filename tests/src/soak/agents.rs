@@ -20,14 +20,15 @@ const CLOCK_SEEN: Duration = Duration::from_millis(1200);
 
 pub(super) fn killed(soak: &mut Soak, random: &mut SmallRng) -> Result<()> {
     soak.agent.kill()?;
+    let ended = Instant::now();
     thread::sleep(Duration::from_millis(random.random_range(0..500)));
-    soak.start_agent()
+    soak.start_agent(ended)
 }
 
 /// By the same program, if no other was put in its place.
 pub(super) fn replaced(soak: &mut Soak) -> Result<()> {
     soak.agent.terminate()?;
-    soak.start_agent()
+    soak.start_agent(Instant::now())
 }
 
 pub(super) fn killed_every_second(soak: &mut Soak) -> Result<()> {
@@ -35,7 +36,7 @@ pub(super) fn killed_every_second(soak: &mut Soak) -> Result<()> {
     let mut next = begun;
     while begun.elapsed() < KILLED_FOR {
         soak.agent.kill()?;
-        soak.start_agent()?;
+        soak.start_agent(Instant::now())?;
         soak.check_counts()?;
         next += BETWEEN_KILLS;
         thread::sleep(next.saturating_duration_since(Instant::now()));

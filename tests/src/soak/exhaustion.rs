@@ -75,8 +75,9 @@ pub(super) fn memory(soak: &mut Soak) -> Result<()> {
     soak.agent
         .write_services(&services(&soak.topology, &many))?;
     soak.agent.wait_killed(SOON)?;
+    let ended = Instant::now();
     soak.agent.write_services(&services(&soak.topology, &[]))?;
-    soak.start_agent()
+    soak.start_agent(ended)
 }
 
 /// A cgroup that has little memory.

@@ -1,5 +1,7 @@
 //! What can fail around a node, and what clients may notice of it.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use rand::rngs::SmallRng;
 
@@ -49,6 +51,8 @@ pub enum Fault {
 pub enum Tolerance {
     /// Nothing.
     Nothing,
+    /// What was begun before the agent ended, and passes it, may fail, cleanly.
+    InFlight,
     /// What passes the agent may fail, cleanly.
     Forwarded,
     /// Anything may fail.
@@ -105,14 +109,12 @@ impl Fault {
             Self::ClockSteps | Self::ClientsKilled | Self::ResetStorm | Self::FrontendsFull => {
                 Tolerance::Nothing
             }
-            Self::AgentKilled
-            | Self::AgentReplaced
-            | Self::AgentKilledOften
-            | Self::AgentStalled
-            | Self::NoDescriptors
-            | Self::NoMemory
-            | Self::FlowsFull
-            | Self::EventsOverrun => Tolerance::Forwarded,
+            Self::AgentKilled | Self::AgentReplaced | Self::AgentKilledOften | Self::NoMemory => {
+                Tolerance::InFlight
+            }
+            Self::AgentStalled | Self::NoDescriptors | Self::FlowsFull | Self::EventsOverrun => {
+                Tolerance::Forwarded
+            }
             Self::BackendKilled
             | Self::NamespaceDeleted
             | Self::PacketsDropped
@@ -121,10 +123,15 @@ impl Fault {
         }
     }
 
-    pub(super) fn tolerates(self, failure: &Failure) -> bool {
+    /// Whether a failure is no more than may be. The agent has ended at these moments.
+    pub(super) fn tolerates(self, failure: &Failure, ended: &[Instant]) -> bool {
+        let is_forwarded = failure.kind == Kind::Request && failure.is_clean;
         match self.tolerance() {
             Tolerance::Nothing => false,
-            Tolerance::Forwarded => failure.kind == Kind::Request && failure.is_clean,
+            Tolerance::InFlight => {
+                is_forwarded && ended.iter().any(|moment| failure.begun <= *moment)
+            }
+            Tolerance::Forwarded => is_forwarded,
             Tolerance::Anything => true,
         }
     }

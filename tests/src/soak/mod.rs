@@ -82,16 +82,20 @@ pub struct Soak {
     topology: Topology,
     /// What pods that are no more have seen.
     gone: Vec<Tally>,
+    /// When the agent has ended, during the last fault.
+    ended: Vec<Instant>,
     /// Faults that are over: what failed because of them may become known later.
     past: Vec<Past>,
     usage: Usage,
 }
 
 /// A fault that was.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Past {
     fault: Fault,
     begun: Instant,
+    /// When the agent ended.
+    agent_ended: Vec<Instant>,
     /// Nothing that is begun later may fail.
     over: Instant,
 }
@@ -165,6 +169,7 @@ impl Soak {
             functions,
             topology,
             gone: Vec::new(),
+            ended: Vec::new(),
             past: Vec::new(),
             usage,
         })
@@ -200,7 +205,12 @@ impl Soak {
         fault.happen(self, random)?;
         let ended = Instant::now();
         let over = ended + RECOVERY;
-        self.past.push(Past { fault, begun, over });
+        self.past.push(Past {
+            fault,
+            begun,
+            agent_ended: std::mem::take(&mut self.ended),
+            over,
+        });
         thread::sleep(RECOVERY);
         let recovered = self.load.served();
         thread::sleep(WATCHED);
@@ -223,8 +233,9 @@ impl Soak {
         self.suffer(Fault::AgentReplaced, random)
     }
 
-    /// Starts the agent again.
-    fn start_agent(&mut self) -> Result<()> {
+    /// Starts the agent again, which has ended just now.
+    fn start_agent(&mut self, ended: Instant) -> Result<()> {
+        self.ended.push(ended);
         self.agent.relaunch()?;
         let ready = self.agent.wait_ready();
         Clock::tidy(self.agent.pid())?;
@@ -370,7 +381,7 @@ fn sift(past: &[Past], failures: Vec<Failure>) -> (Vec<Failure>, Vec<Failure>) {
         past.iter().any(|past| {
             // A request may be in flight when the fault begins.
             let is_of = failure.ended >= past.begun && failure.begun <= past.over;
-            is_of && past.fault.tolerates(failure)
+            is_of && past.fault.tolerates(failure, &past.agent_ended)
         })
     })
 }
