@@ -110,6 +110,25 @@ impl Netns {
         counter_in(&text, group, name).with_context(|| format!("netstat has no {group} {name}"))
     }
 
+    /// TCP sockets inside that are connected, or on their way to it or from it; those that only wait
+    /// for stray segments (TIME_WAIT) hold nothing.
+    pub fn open_sockets(&self) -> Result<usize> {
+        const TIME_WAIT: &str = "06";
+        const LISTEN: &str = "0A";
+        let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+        let read = || tables.map(std::fs::read_to_string);
+        let mut count = 0;
+        for table in self.run(read) {
+            let table = table.context("cannot list TCP sockets")?;
+            let states = table.lines().skip(1);
+            let states = states.filter_map(|line| line.split_ascii_whitespace().nth(3));
+            count += states
+                .filter(|state| ![TIME_WAIT, LISTEN].contains(state))
+                .count();
+        }
+        Ok(count)
+    }
+
     /// Runs `ip -batch` inside with these commands, one a line.
     pub fn ip_batch(&self, commands: &str) -> Result<()> {
         self.run(|| run_batch("ip", &["-batch", "-"], commands))

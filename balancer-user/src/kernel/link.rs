@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -73,8 +73,16 @@ impl Link {
                     path: path.to_owned(),
                 });
             }
+            let before = link.program_tag();
             match syscall::update_link(link.0.as_fd(), program) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    let after = link.program_tag();
+                    if before != after {
+                        let program = path.file_name().unwrap_or_default();
+                        tracing::info!(?program, %before, %after, "another build's program is replaced");
+                    }
+                    return Ok(());
+                }
                 // Its cgroup went this very moment, and another of its name has come.
                 Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
                 Err(error) => return Err(LinkError::Refused(error)),
@@ -91,6 +99,16 @@ impl Link {
         let link = syscall::create_link(program, place.target, place.attach_type)
             .map_err(LinkError::Refused)?;
         syscall::pin(link.as_fd(), path).map_err(unusable)
+    }
+
+    /// The digest of the program behind it, by which builds can be told apart.
+    fn program_tag(&self) -> String {
+        let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()));
+        let fdinfo = fdinfo.unwrap_or_default();
+        let tag = fdinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("prog_tag:"));
+        tag.unwrap_or_default().trim().to_owned()
     }
 
     /// Detaches the program now, not only when the last who has the link open lets go of it.

@@ -271,6 +271,7 @@ impl Soak {
     pub fn finish(self) -> Result<()> {
         let Self {
             load,
+            clients,
             mut agent,
             pods,
             functions,
@@ -300,6 +301,8 @@ impl Soak {
             {
                 ensure!(queue["waiters"] == 0, "{queue}");
             }
+            let sockets = clients.netns.open_sockets()?;
+            ensure!(sockets == 0, "clients still have {sockets} sockets");
             let now = Usage::of(&mut agent)?;
             let is_flat = now.memory <= usage.memory + MEMORY_SLACK
                 && now.descriptors <= usage.descriptors + DESCRIPTOR_SLACK;
