@@ -502,6 +502,14 @@ pub trait Tables {
     {
         crate::select::usable_in_leaf(self, service, number)
     }
+    /// See [`crate::select::dead_in_leaf`].
+    #[inline(always)]
+    fn dead_in_leaf(&self, service: u32, number: u32) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        crate::select::dead_in_leaf(self, service, number)
+    }
     /// See [`crate::breaker::trial`].
     #[inline(always)]
     fn trial(&self, service: u32, side: Side) -> Option<u32>

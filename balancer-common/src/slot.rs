@@ -156,6 +156,34 @@ pub fn take_beyond(backend: &Backend, side: Side) -> u64 {
     total(fetch_add(&backend.inflight, side.one()))
 }
 
+/// Whether an agent that is dead holds slots here which the kernel could hand out.
+#[inline(always)]
+pub fn has_dead(backend: &Backend) -> bool {
+    let word = load(&backend.inflight);
+    backend.is_usable()
+        && Side::Agent.half(word) != 0
+        && Side::Kernel.half(word) < load32(&backend.granted)
+}
+
+/// Takes a slot of a backend on which a dead agent holds some: those end with its connections, so
+/// they are free. Returns how many are taken besides, or `None` if there is none to take.
+#[inline(always)]
+pub fn take_from_dead(backend: &Backend) -> Option<u64> {
+    let mut tries = 0;
+    while tries < TRIES {
+        let word = load(&backend.inflight);
+        let of_kernel = word & Side::KERNEL_HALF;
+        if !backend.is_usable() || of_kernel >= load32(&backend.granted) as u64 {
+            return None;
+        }
+        if compare_exchange(&backend.inflight, word, of_kernel + 1) {
+            return Some(of_kernel);
+        }
+        tries += 1;
+    }
+    None
+}
+
 /// Gives a slot back. Returns how many were taken before, or `None` if this
 /// side held none: then nothing has changed, and the caller counts a fault.
 ///
@@ -211,6 +239,16 @@ mod tests {
         assert_eq!(with(2, 0, give(Side::Agent)), (None, 2, 0));
         assert_eq!(with(1, 2, give(Side::Kernel)), (Some(3), 0, 2));
         assert_eq!(with(1, 2, give(Side::Agent)), (Some(3), 1, 1));
+    }
+
+    #[test]
+    fn what_a_dead_agent_holds_is_free() {
+        assert_eq!(with(0, 3, take_from_dead), (Some(0), 1, 0));
+        assert_eq!(with(2, 1, take_from_dead), (Some(2), 3, 0));
+        assert_eq!(with(3, 1, take_from_dead), (None, 3, 1));
+        assert_eq!(with(2, 1, has_dead), (true, 2, 1));
+        assert_eq!(with(3, 1, has_dead), (false, 3, 1));
+        assert_eq!(with(1, 0, has_dead), (false, 1, 0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use balancer_common::{
     address::{Address, Port},
     atomic::load32,
-    connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT},
+    connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT, SWITCH_LEAVING},
     counter::{Fault, ServiceCounter},
     maps::{LISTENER_V4, LISTENER_V6},
     service::{Admission, SERVICE_REFUSE_IN_KERNEL, Service},
@@ -33,7 +33,7 @@ pub struct Way {
 #[inline(always)]
 pub fn way(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
     let agent = maps::agent()?;
-    if is_silent(agent) || has_closed(agent, dial) {
+    if !matches!(state(agent, dial), State::Alive) {
         return None;
     }
     let way = reachable(ctx, agent, dial.frontend.is_mapped());
@@ -43,10 +43,48 @@ pub fn way(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
     way
 }
 
-/// Whether the agent is dead, and has not been for long: it may well be back before it counts as gone.
+/// How the agent is.
+#[derive(Clone, Copy)]
+pub enum State {
+    /// It takes what it is sent.
+    Alive,
+    /// It takes nothing more, and goes on with what it has.
+    Leaving,
+    /// Its process is there and says nothing.
+    Stalled,
+    /// It has ended a moment ago, and may well be back before it counts as gone.
+    JustGone,
+    /// It ended long ago.
+    Gone,
+}
+
+/// How the agent is, of which this client may need something.
 #[inline(always)]
-pub fn has_just_gone(dial: &Dial) -> bool {
-    maps::agent().is_some_and(|agent| !is_silent(agent) && has_closed(agent, dial))
+pub fn agent_state(dial: &Dial) -> State {
+    match maps::agent() {
+        Some(agent) => state(agent, dial),
+        None => State::Gone,
+    }
+}
+
+#[inline(always)]
+fn state(agent: &AgentState, dial: &Dial) -> State {
+    let is_silent = is_silent(agent);
+    if has_closed(agent, dial) {
+        return if is_silent {
+            State::Gone
+        } else {
+            State::JustGone
+        };
+    }
+    if agent.switches & SWITCH_LEAVING != 0 {
+        return State::Leaving;
+    }
+    if is_silent {
+        State::Stalled
+    } else {
+        State::Alive
+    }
 }
 
 #[inline(always)]

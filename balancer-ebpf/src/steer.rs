@@ -34,7 +34,9 @@ use balancer_common::{
 use crate::{
     exempt,
     fault::{self, Verdict},
-    maps, overflow, report,
+    maps,
+    overflow::{self, State},
+    report,
     tables::{self, Maps},
     track,
 };
@@ -191,6 +193,10 @@ fn try_connect<F: Family>(
         }
     }
     let mut choice = Choice::NONE;
+    if way.is_none() && is_after_those_who_wait(&dial, service) {
+        maps::count(service_id, ServiceCounter::AgentGone);
+        return Ok(Verdict::Refuse);
+    }
     if way.is_none() {
         choice = choose(ctx, service_id, service);
         if choice.backend == Choice::NONE.backend {
@@ -314,12 +320,20 @@ fn client_of(ctx: &SockAddrContext, service: &Service) -> u64 {
 }
 
 /// What becomes of a connection that finds no backend available and no agent:
-/// the choice of a full backend, or the counter for its refusal. No limit is exceeded for an agent that
-/// has been gone for but a moment.
+/// the choice of a full backend, or the counter for its refusal. What a dead agent held is free. No limit
+/// is exceeded for an agent that has been gone for but a moment, or that is still there to give slots
+/// back.
 #[inline(always)]
 fn without_agent(dial: &Dial, service: &Service) -> Choice {
+    let state = overflow::agent_state(dial);
+    if matches!(state, State::JustGone | State::Gone)
+        && let Some(backend) = tables::reclaim(dial.service)
+    {
+        let counter = ServiceCounter::Shared;
+        return Choice { backend, counter };
+    }
     let refuses = load32(&service.flags) & SERVICE_REFUSE_WITHOUT_AGENT != 0;
-    if refuses || overflow::has_just_gone(dial) {
+    if refuses || matches!(state, State::JustGone | State::Leaving) {
         return Choice {
             counter: ServiceCounter::AgentGone,
             ..Choice::NONE
@@ -346,6 +360,15 @@ fn must_queue(service: &Service) -> bool {
     waiting::count(&service.waiting) != 0
         && load32(&service.flags) & SERVICE_OVERTAKING == 0
         && waiting::ahead(service, overflow::coarse_clock()) != 0
+}
+
+/// Whether a newcomer would take the slot of those who still wait with an agent that is about to end,
+/// and takes nobody any more.
+#[inline(always)]
+fn is_after_those_who_wait(dial: &Dial, service: &Service) -> bool {
+    waiting::queued(&service.waiting) != 0
+        && load32(&service.flags) & SERVICE_OVERTAKING == 0
+        && matches!(overflow::agent_state(dial), State::Leaving)
 }
 
 /// The clock by which the rate limit goes; services without one are spared it.

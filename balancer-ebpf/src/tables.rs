@@ -154,6 +154,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn dead_in_leaf(&self, service: u32, number: u32) -> Option<u32> {
+        u32::try_from(idle_dead(service, number)).ok()
+    }
+
+    #[inline(always)]
     fn trial(&self, service: u32, _: Side) -> Option<u32> {
         u32::try_from(idle_trial(service)).ok()
     }
@@ -297,6 +302,12 @@ extern "C" fn idle_usable(service: u32, number: u32) -> u64 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn idle_dead(service: u32, number: u32) -> u64 {
+    word(select::dead_in_leaf(&Maps, service, number))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
 extern "C" fn idle_try(service: u32, position: u32, now_ns: u64) -> u64 {
     word(breaker::try_position(
         &Maps,
@@ -329,6 +340,12 @@ extern "C" fn idle_bound(service: u32, backend: u32, generation: u32) -> u64 {
 #[inline(never)]
 extern "C" fn idle_over_admit(service: u32) -> u64 {
     word(select::over_admit(&Maps, service, Side::Kernel))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn idle_reclaim(service: u32) -> u64 {
+    word(select::reclaim(&Maps, service, Side::Kernel))
 }
 
 #[unsafe(no_mangle)]
@@ -371,6 +388,12 @@ pub fn take_bound(service: u32, bound: &Bound) -> Attempt {
 #[inline(always)]
 pub fn over_admit(service: u32) -> Option<u32> {
     u32::try_from(idle_over_admit(service)).ok()
+}
+
+/// See [`select::reclaim`].
+#[inline(always)]
+pub fn reclaim(service: u32) -> Option<u32> {
+    u32::try_from(idle_reclaim(service)).ok()
 }
 
 /// See [`breaker::failed`].

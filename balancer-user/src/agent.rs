@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use balancer_common::{
+    connection::{AgentState, SWITCH_LEAVING},
     event::{Event, EventKind},
     service::Tables,
 };
@@ -161,7 +162,7 @@ impl Parts {
         let mut reconciler = Reconciler::new(kernel.clone(), progress.clone(), here, wake)?;
         let mut snapshots = state.subscribe();
         reconciler.advance(&snapshots.borrow_and_update().clone());
-        let mut overflow = Overflow::start(
+        let overflow = Overflow::start(
             &kernel,
             queues.clone(),
             agent.workers.unwrap_or_else(default_workers),
@@ -280,13 +281,17 @@ impl Running {
         while !self.heartbeat.is_finished() {
             tokio::task::yield_now().await;
         }
-        if let Err(error) = self
-            .kernel
-            .change_agent_state(|state| state.heartbeat_ns = 0)
-        {
-            tracing::warn!(%error, "the programs learn only from our silence that we are gone");
+        let leave = |state: &mut AgentState| state.switches |= SWITCH_LEAVING;
+        if let Err(error) = self.kernel.change_agent_state(leave) {
+            tracing::warn!(%error, "the programs learn only from our silence that we end");
         }
         self.overflow.stop(patience).await;
+        // From now on they may wait for another agent, as after one that was killed.
+        let now_ns = self.kernel.now().as_nanos() as u64;
+        let last_sign = |state: &mut AgentState| state.heartbeat_ns = now_ns;
+        if let Err(error) = self.kernel.change_agent_state(last_sign) {
+            tracing::warn!(%error, "the programs do not wait for another agent");
+        }
         drop(self.stop);
         self.tasks.shutdown().await;
     }

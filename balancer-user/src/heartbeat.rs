@@ -110,8 +110,8 @@ impl Heartbeat {
             let was_late = ticked_at.elapsed() >= EVERY * 2;
             ticked_at = Instant::now();
             let cgroup = self.kernel.cgroup_path();
-            if *ready.borrow() && !cgroup.exists() {
-                tracing::error!(cgroup = %cgroup.display(), "the cgroup is gone, and nothing is steered any more; make it again and restart the agent");
+            if *ready.borrow() && !self.kernel.has_cgroup() {
+                tracing::error!(cgroup = %cgroup.display(), "the cgroup is gone, and nothing is steered any more; make it again if it is not there, and restart the agent");
                 ready.send_replace(false);
             }
             if number.is_multiple_of(ADDRESSES_EVERY) {

@@ -85,6 +85,41 @@ fn a_dead_agent_is_left_alone_at_once() -> Result<()> {
     agent.uninstall()
 }
 
+/// The slots of connections that passed it end with them.
+#[test]
+fn what_a_dead_agent_held_is_free_and_no_more() -> Result<()> {
+    for policy in ["refuse", "over-admit"] {
+        let crowd = Crowd::new(1)?;
+        let server = crowd.serve(0, 1, Duration::ZERO)?;
+        let service = service(0, 1, [0])
+            .with("queue", json!({"size": 10, "timeout": "5s"}))
+            .with("on_agent_loss", json!(policy));
+        let mut agent = Agent::start(&crowd.netns, &crowd.cgroup, &[service])?;
+        let held = crowd.dial(frontend_address(0))?;
+        let relayed = crowd.dial(frontend_address(0))?;
+        eventually_eq(SOON, Some(1), || {
+            agent.queue("service-0").ok().map(|queue| queue.waiters)
+        });
+        drop(held);
+        eventually_eq(SOON, Some(0), || {
+            agent.queue("service-0").ok().map(|queue| queue.waiters)
+        });
+        agent.kill()?;
+        let straight = crowd.dial(frontend_address(0)).context(policy)?;
+        let refused = crowd
+            .dial(frontend_address(0))
+            .expect_err("the slot is taken");
+        ensure!(refused.kind() == ErrorKind::ConnectionRefused, "{refused}");
+        ask(&straight, Request::Answer)?;
+        drop((straight, relayed));
+        agent.restart()?;
+        eventually_eq(SOON, Some(0), || agent.inflight().ok());
+        assert_eq!(server.tally().breaches, 0, "{policy}");
+        agent.uninstall()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn without_the_agent_a_service_can_refuse() -> Result<()> {
     let scene = Scene::arranged(1, 1, refusing)?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::{
     admin::Admin,
-    agent::Agent,
+    agent::{Agent, AgentOptions},
     cgroup::Cgroup,
     crowd::{Crowd, SOON, ask, frontend_address, service, settle},
     exact::{ExactServer, Request},
@@ -279,6 +279,41 @@ fn an_agent_with_pins_of_its_own_does_not_steer_a_second_time() -> Result<()> {
     first.agent.restart()?;
     first.agent.uninstall()?;
     stage.assert_nothing_left()
+}
+
+/// Not one of their services, however other its own are.
+#[test]
+fn an_agent_for_another_cgroup_or_namespace_changes_nothing_of_what_it_finds() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut first = First::start(&stage.crowd)?;
+    first.agent.kill()?;
+    let pins = first.agent.pin_path().to_owned();
+    let elsewhere = Crowd::new(1)?;
+    let others = [
+        (&stage.crowd.netns, &elsewhere.cgroup, "another cgroup"),
+        (
+            &elsewhere.netns,
+            &stage.crowd.cgroup,
+            "another network namespace",
+        ),
+    ];
+    for (netns, cgroup, word) in others {
+        let options = AgentOptions {
+            pin_path: Some(pins.clone()),
+            ..AgentOptions::new(netns, cgroup)
+        };
+        let config = stage.config_for(cgroup.path(), &pins);
+        let failed = options.start_expecting_failure(&config.replace("hello", "other"))?;
+        let pins = pins.display().to_string();
+        assert_says(&failed.stderr, &[word, &pins, "idlefirst uninstall"]);
+        assert_steered(&stage.crowd)?;
+    }
+    first.agent.restart()?;
+    let services = first.agent.admin().get_json("/v1/services")?;
+    assert_eq!(services[0]["name"], "service-0");
+    let said = first.agent.stderr();
+    assert_says(&said, &["services=1 backends=1"]);
+    first.agent.uninstall()
 }
 
 #[test]

@@ -27,11 +27,11 @@ const LONG: Duration = Duration::from_secs(8);
 const SHORT: Duration = Duration::from_millis(500);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// One pod with one slot, for which clients wait.
+/// One pod with one slot, for which clients wait. As by default, rather overloaded than refused when
+/// the agent is gone; which it is not before it has ended.
 fn stage(crowd: &Crowd, shutdown_timeout: Duration) -> Result<Agent> {
-    let service = service(0, 1, [0])
-        .with("queue", json!({"size": 10, "timeout": "30s"}))
-        .with("on_agent_loss", json!("refuse"));
+    let queue = json!({"size": 10, "timeout": "30s"});
+    let service = service(0, 1, [0]).with("queue", queue);
     start(crowd, shutdown_timeout, service)
 }
 
@@ -68,9 +68,11 @@ fn who_waits_still_gets_a_slot_and_nobody_new_is_sent_to_the_agent() -> Result<(
     wait_waiters(&agent, 1);
     agent.signal_end()?;
     wait_not_ready(&agent);
-    let refused = crowd
-        .dial(frontend_address(0))
-        .expect_err("there is no slot and nobody to wait with");
+    // That it is not ready goes first; until the programs know, it is sent more.
+    let refused = eventually(SOON, || match crowd.dial(frontend_address(0)) {
+        Ok(_) => Err("there is no slot and nobody to wait with"),
+        Err(refused) => Ok(refused),
+    });
     ensure!(refused.kind() == ErrorKind::ConnectionRefused, "{refused}");
     wait_waiters(&agent, 1);
     drop(held);

@@ -31,7 +31,7 @@ mod turns;
 pub use draw::{Load, draw, least_of_four, load_at};
 pub use hash::mix;
 pub use leader::{Heir, Leader, elect, heir, leader_of, successor};
-pub use over::{over_admit, usable_in_leaf};
+pub use over::{dead_in_leaf, over_admit, reclaim, usable_in_leaf};
 pub use scan::{By, best, best_in_leaf, score};
 pub use take::{Attempt, How, Search, Taken, Taker, next_available, take_at, take_next};
 

@@ -1,5 +1,5 @@
-//! Taking a slot on a full backend: what is left while the agent is gone, if the service would
-//! rather overload than refuse.
+//! What is left while the agent is gone: slots that it held and that end with it; and a full backend,
+//! if the service would rather overload than refuse.
 
 use crate::{
     atomic::{fetch_add, load32, store32},
@@ -52,6 +52,54 @@ pub fn over_admit<T: Tables>(tables: &T, service_id: u32, side: Side) -> Option<
     let (id, backend) = backend_at(tables, service, least.position)?;
     take_beyond(tables, id, backend, side);
     Some(id)
+}
+
+/// Takes a slot on the first usable backend (or on the leader) that has one left if a dead agent's do
+/// not count, and gives those back.
+#[inline(always)]
+pub fn reclaim<T: Tables>(tables: &T, service_id: u32, side: Side) -> Option<u32> {
+    let service = tables.service(service_id)?;
+    if load32(&service.strategy) == Strategy::Leader as u32 {
+        let leader = Leader::from_word(tables.elect(service_id, side))?;
+        return take_from_dead(tables, leader.id, tables.backend(leader.id)?);
+    }
+    let positions = load32(&service.positions);
+    let mut number = 0;
+    while number * (LEAF_POSITIONS as u32) < positions && number < SERVICE_LEAVES as u32 {
+        if let Some(position) = tables.dead_in_leaf(service_id, number)
+            && let Some((id, backend)) = backend_at(tables, service, position)
+            && let Some(id) = take_from_dead(tables, id, backend)
+        {
+            return Some(id);
+        }
+        number += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn take_from_dead<T: Tables>(tables: &T, id: u32, backend: &Backend) -> Option<u32> {
+    slot::take_from_dead(backend)?;
+    fetch_add(&backend.steered, 1);
+    tables.refresh(id);
+    Some(id)
+}
+
+/// The first position of a leaf at which a dead agent holds slots that could be handed out.
+#[inline(always)]
+pub fn dead_in_leaf<T: Tables>(tables: &T, service_id: u32, number: u32) -> Option<u32> {
+    let service = tables.service(service_id)?;
+    let first = number * LEAF_POSITIONS as u32;
+    let mut place = 0;
+    while place < LEAF_POSITIONS as u32 {
+        if let Some((_, backend)) = backend_at(tables, service, first + place)
+            && slot::has_dead(backend)
+        {
+            return Some(first + place);
+        }
+        place += 1;
+    }
+    None
 }
 
 #[inline(always)]

@@ -55,6 +55,9 @@ pub(super) const DUMP: &str = "idle_dump";
 /// The iterator that counts those that hold slots.
 pub(super) const RECOUNT: &str = "idle_recount";
 
+/// The one for IPv4 connects.
+pub(super) const CONNECT: &str = "idle_connect4";
+
 /// Every program of the object.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
     ON_CGROUP
@@ -98,6 +101,42 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Whether an earlier agent's programs, if there are any, are where ours are to be. Before anything of
+/// theirs is touched.
+pub(super) fn check_places(
+    pins: &Pins,
+    netns: &File,
+    cgroup: &File,
+    path: &Path,
+) -> Result<(), KernelError> {
+    for name in attached() {
+        let expected = match name {
+            ON_NETNS => LinkTarget::Netns(inode(netns)? as u32),
+            _ => LinkTarget::Cgroup(inode(cgroup)?),
+        };
+        let link = Link::pinned(&pins.link(name)).map_err(|error| pins.unusable(error))?;
+        if link.is_some_and(|(_, target)| target != expected) {
+            return Err(match name {
+                ON_NETNS => KernelError::OtherNetns {
+                    pins: pins.path().to_owned(),
+                },
+                _ => KernelError::OtherCgroup {
+                    pins: pins.path().to_owned(),
+                    cgroup: path.to_owned(),
+                },
+            });
+        }
+    }
+    Ok(())
+}
+
+fn inode(file: &File) -> Result<u64, KernelError> {
+    let metadata = file.metadata();
+    metadata
+        .map(|it| it.ino())
+        .map_err(KernelError::system("looking at what to attach to"))
+}
+
 /// Attaches the programs to the agent's network namespace and to the cgroup, or puts them in the
 /// places of an earlier agent's, one by one and each in one step: at no moment is a connect steered
 /// by none of them, or by both.
@@ -108,12 +147,6 @@ pub(super) fn attach(
     cgroup: &File,
     path: &Path,
 ) -> Result<(), KernelError> {
-    let inode = |file: &File| {
-        let metadata = file.metadata();
-        metadata
-            .map(|it| it.ino())
-            .map_err(KernelError::system("looking at what to attach to"))
-    };
     let place = Place {
         target: netns.as_fd(),
         is: LinkTarget::Netns(inode(netns)? as u32),

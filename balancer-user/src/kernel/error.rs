@@ -124,6 +124,28 @@ pub enum KernelError {
         /// Where they are pinned, as that agent saw it.
         pins: PathBuf,
     },
+    /// The programs of an earlier agent steer another cgroup.
+    #[error(
+        "the programs that an earlier agent has pinned in {pins} steer another cgroup than {cgroup}; \
+         set agent.cgroup as it was to take over from it, or end it with `idlefirst uninstall \
+         --pin-path {pins}`"
+    )]
+    OtherCgroup {
+        /// Where they are pinned.
+        pins: PathBuf,
+        /// As configured.
+        cgroup: PathBuf,
+    },
+    /// The programs of an earlier agent know another network namespace.
+    #[error(
+        "an earlier agent, whose programs are pinned in {pins}, ran in another network namespace; \
+         start this one there to take over from it, or end it with `idlefirst uninstall --pin-path \
+         {pins}`"
+    )]
+    OtherNetns {
+        /// Where they are pinned.
+        pins: PathBuf,
+    },
     /// What an earlier agent has pinned is laid out otherwise.
     #[error(
         "{path} holds what another version of the agent has pinned{}, and connections go by it; \

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt as _,
+    },
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -107,6 +110,8 @@ impl Kernel {
         let locks = lock::hierarchy(&cgroup, &cgroup_path)?;
         let pins = Pins::claim(&options.pin_path)?;
         mark::check(&cgroup, &cgroup_path, &options.pin_path)?;
+        let netns = overflow::own_netns()?;
+        attach::check_places(&pins, &netns, &cgroup, &cgroup_path)?;
 
         let multipath = u8::from(preflight::has_multipath());
         let mut loader = EbpfLoader::new();
@@ -166,7 +171,7 @@ impl Kernel {
                 .map_err(|(_, error)| KernelError::system("counting CPUs")(error))?,
             cgroup_path,
             cgroup,
-            netns: overflow::own_netns()?,
+            netns,
             netns_cookie: overflow::own_netns_cookie().map_err(KernelError::system(
                 "reading the network namespace's cookie",
             ))?,
@@ -196,13 +201,24 @@ impl Kernel {
             &self.cgroup_path,
         )?;
         pins.keep();
-        mark::put(&self.cgroup, pins.path());
+        let ebpf = held(&self.ebpf);
+        let program = ebpf.program(attach::CONNECT).map(Program::info);
+        if let Some(Ok(info)) = program {
+            mark::put(&self.cgroup, pins.path(), info.id());
+        }
         Ok(())
     }
 
     /// The clock by which the programs note times.
     pub fn now(&self) -> Duration {
         syscall::monotonic_time()
+    }
+
+    /// Whether the cgroup is still there, and not another of its name.
+    pub fn has_cgroup(&self) -> bool {
+        let here = self.cgroup.metadata().map(|it| it.ino());
+        let there = fs::metadata(&self.cgroup_path).map(|it| it.ino());
+        matches!((here, there), (Ok(here), Ok(there)) if here == there)
     }
 
     /// The cgroup that the programs are attached to.

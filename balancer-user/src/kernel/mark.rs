@@ -2,7 +2,8 @@
 //!
 //! The locks of `lock` go with the agent, but its programs stay. A second agent with pins of its own
 //! would attach a second copy beside them, and every connection would count twice. The note is an
-//! extended attribute, which the kernel forgets with the cgroup.
+//! extended attribute, which the kernel forgets with the cgroup. It names one of the programs too: a note
+//! about programs that are no more says nothing.
 
 use std::{
     fs::File,
@@ -22,28 +23,30 @@ const MAX_BYTES: usize = 4096 + 64;
 
 /// Refuses if programs that are pinned elsewhere steer this cgroup.
 pub(super) fn check(cgroup: &File, cgroup_path: &Path, pins: &Path) -> Result<(), KernelError> {
-    let Some(other) = read(cgroup).filter(|other| identity(pins).is_none_or(|own| other.0 != own))
+    let Some(other) =
+        read(cgroup).filter(|other| identity(pins).is_none_or(|own| other.identity != own))
     else {
         return Ok(());
     };
     let attached =
         syscall::attached_programs(cgroup.as_fd(), bpf_attach_type::BPF_CGROUP_INET4_CONNECT)
             .map_err(KernelError::system("asking which programs are attached"))?;
-    if attached == 0 {
+    if !attached.contains(&other.program) {
         return Ok(());
     }
     Err(KernelError::PinnedElsewhere {
         cgroup: cgroup_path.to_owned(),
-        pins: other.1,
+        pins: other.pins,
     })
 }
 
-/// Notes that the programs that steer this cgroup are pinned here.
-pub(super) fn put(cgroup: &File, pins: &Path) {
+/// Notes that the programs that steer this cgroup are pinned here; `program` is the id of the one for
+/// IPv4 connects.
+pub(super) fn put(cgroup: &File, pins: &Path, program: u32) {
     let Some(identity) = identity(pins) else {
         return;
     };
-    let note = format!("{identity} {}", pins.display());
+    let note = format!("{identity} {program} {}", pins.display());
     if let Err(error) = fsetxattr(cgroup, NAME, note.as_bytes(), XattrFlags::empty()) {
         // A read-only mount of the hierarchy, most likely. It is a safeguard only.
         tracing::debug!(%error, "cannot note on the cgroup where its programs are pinned");
@@ -52,18 +55,30 @@ pub(super) fn put(cgroup: &File, pins: &Path) {
 
 /// Takes the note off, if it says that they are pinned here.
 pub(super) fn remove(cgroup: &File, pins: &Path) {
-    if read(cgroup).is_some_and(|(noted, _)| identity(pins).is_some_and(|own| noted == own)) {
+    if read(cgroup).is_some_and(|note| identity(pins).is_some_and(|own| note.identity == own)) {
         let _ = fremovexattr(cgroup, NAME);
     }
 }
 
-/// Who is noted, and the path that it went by.
-fn read(cgroup: &File) -> Option<(String, PathBuf)> {
+/// What is noted.
+struct Note {
+    /// See [`identity`].
+    identity: String,
+    program: u32,
+    /// The path that it went by.
+    pins: PathBuf,
+}
+
+fn read(cgroup: &File) -> Option<Note> {
     let mut bytes = vec![0; MAX_BYTES];
     let len = fgetxattr(cgroup, NAME, &mut bytes[..]).ok()?;
     let note = String::from_utf8(bytes[..len].to_vec()).ok()?;
-    let (identity, path) = note.split_once(' ')?;
-    Some((identity.to_owned(), path.into()))
+    let mut parts = note.splitn(3, ' ');
+    Some(Note {
+        identity: parts.next()?.to_owned(),
+        program: parts.next()?.parse().ok()?,
+        pins: parts.next()?.into(),
+    })
 }
 
 /// The directory, the same under whatever path a container sees it.

@@ -138,7 +138,7 @@ impl Pins {
         self.is_temporary = false;
     }
 
-    fn unusable(&self, error: super::link::LinkError) -> KernelError {
+    pub(super) fn unusable(&self, error: super::link::LinkError) -> KernelError {
         KernelError::Pins {
             path: self.path.clone(),
             source: Box::new(error),

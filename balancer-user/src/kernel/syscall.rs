@@ -188,17 +188,22 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// How many programs are attached to a cgroup itself for this.
+/// The ids of the programs that are attached to a cgroup itself for this.
 pub(super) fn attached_programs(
     cgroup: BorrowedFd<'_>,
     attach_type: bpf_attach_type,
-) -> io::Result<u32> {
+) -> io::Result<Vec<u32>> {
+    // A cgroup takes no more for one type (include/linux/bpf-cgroup-defs.h, v6.1).
+    let mut ids = [0; 64];
     let mut attr = zeroed_attr();
     attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
     attr.query.attach_type = attach_type as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
     bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
     // SAFETY: the kernel has filled the count.
-    Ok(unsafe { attr.query.__bindgen_anon_2.prog_cnt })
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt };
+    Ok(ids.into_iter().take(count as usize).collect())
 }
 
 /// What a link is attached to; `None` if that is gone.

@@ -32,8 +32,9 @@ pub struct Overflow {
     pulses: Pulses,
     stop: watch::Sender<Option<Duration>>,
     workers: Vec<JoinHandle<()>>,
-    /// One of a group, which stands for all of it; until it is published.
-    unpublished: Option<Listeners>,
+    /// One of a group, which stands for all of it. As long as it is open the programs know that the
+    /// agent lives, though nobody may listen any more.
+    sign: Listeners,
 }
 
 impl Overflow {
@@ -58,7 +59,7 @@ impl Overflow {
             listener,
         });
         let pulses = Pulses::new(listeners.len());
-        let unpublished = listeners.first().map(Listeners::share).transpose()?;
+        let sign = listeners[0].share()?;
         let mut running = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (kernel, queues) = (kernel.clone(), queues.clone());
@@ -87,7 +88,7 @@ impl Overflow {
             pulses,
             stop,
             workers: running,
-            unpublished,
+            sign,
         })
     }
 
@@ -96,11 +97,8 @@ impl Overflow {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn publish(&mut self, kernel: &Kernel) -> Result<(), KernelError> {
-        match self.unpublished.take() {
-            Some(listeners) => listeners.publish(kernel),
-            None => Ok(()),
-        }
+    pub fn publish(&self, kernel: &Kernel) -> Result<(), KernelError> {
+        self.sign.publish(kernel)
     }
 
     /// The ports that the programs send connections to.
