@@ -116,6 +116,8 @@ fn settled(sent: &reading::Read, passed: &[Passed]) -> Vec<Settled> {
             request.headers.retain(|(name, _)| name != b"x-request-id");
             Settled::Whole(request)
         }
+        // How much of it was passed on is chance.
+        Passed::Broken(_) => Settled::Broken,
         other => Settled::Other(other.clone()),
     });
     settled.collect()
@@ -124,6 +126,7 @@ fn settled(sent: &reading::Read, passed: &[Passed]) -> Vec<Settled> {
 #[derive(Debug, PartialEq, Eq)]
 enum Settled {
     Whole(Request),
+    Broken,
     Other(Passed),
 }
 

@@ -42,9 +42,6 @@ pub(crate) struct Options {
     upgrade_from: Option<String>,
 }
 
-/// Exchanges between one upgrade and the next are many faults' worth.
-const FAULTS_PER_UPGRADE: usize = 5;
-
 fn fault(name: &str) -> Result<Fault, String> {
     let known = || Fault::ALL.into_iter();
     let plain = |name: &str| name.to_lowercase().replace([' ', '-'], "_");
@@ -69,9 +66,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let previous = options.upgrade_from.as_deref();
     let previous = previous.map(previous::build).transpose()?;
     let interrupt = Interrupt::listen()?;
-    let mut soak = Soak::start(Some(binary.clone()), options.seed)?;
+    let first = previous.as_ref().unwrap_or(&binary).clone();
+    let mut soak = Soak::start(Some(first), options.seed)?;
     let mut report = Report::begin(options.seed, soak.usage()?);
-    let mut upgrades = previous.map(|previous| Upgrades::between(binary, previous));
+    let mut upgrades = previous.map(|previous| Upgrades::between(previous, binary));
     let outcome = go_on(
         options,
         &mut soak,
@@ -82,6 +80,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let usage = soak.usage();
     report.served = soak.served();
     outcome?;
+    if upgrades.is_some_and(|upgrades| upgrades.made < 2) {
+        bail!("no upgrade and back in that time\nwhat to do: give it more `--minutes`");
+    }
     report.usage_last = usage?;
     soak.finish()?;
     report.print()?;
@@ -105,7 +106,7 @@ fn go_on(
     };
     let ends = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut next = Vec::new();
-    for number in 1.. {
+    loop {
         if Instant::now() >= ends || interrupt.came() {
             return Ok(());
         }
@@ -122,34 +123,34 @@ fn go_on(
         report.note(fault, &outcome, soak.served());
         let calm = random.random_range(0.0..=2.0 * options.calm);
         soak.rest(Duration::from_secs_f64(calm))?;
-        if let Some(upgrades) = upgrades.as_deref_mut()
-            && number % FAULTS_PER_UPGRADE == 0
-        {
+        if let Some(upgrades) = upgrades.as_deref_mut() {
             let outcome = soak.suffer_upgrade(upgrades.next(), &mut random)?;
             report.note(Fault::AgentReplaced, &outcome, soak.served());
         }
     }
-    Ok(())
 }
 
 /// Two builds, in turn.
 struct Upgrades {
     builds: [PathBuf; 2],
-    next: usize,
+    made: usize,
 }
 
 impl Upgrades {
-    fn between(own: PathBuf, previous: PathBuf) -> Self {
-        progress("replacing the agent by the previous build and back, between faults");
+    /// The agent runs as the previous build at first.
+    fn between(previous: PathBuf, own: PathBuf) -> Self {
+        progress(
+            "beginning with the previous build, and replacing it by this one and back after each fault",
+        );
         Self {
-            builds: [previous, own],
-            next: 0,
+            builds: [own, previous],
+            made: 0,
         }
     }
 
     fn next(&mut self) -> PathBuf {
-        let build = self.builds[self.next].clone();
-        self.next = (self.next + 1) % 2;
+        let build = self.builds[self.made % 2].clone();
+        self.made += 1;
         build
     }
 }

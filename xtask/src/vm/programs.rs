@@ -58,7 +58,10 @@ const CHOSEN: &[(&str, &[&str])] = &[
     ),
     (
         "agent_loss",
-        &["without_the_agent_a_full_pod_is_better_than_none"],
+        &[
+            "a_dead_agent_is_left_alone_at_once",
+            "without_the_agent_a_full_pod_is_better_than_none",
+        ],
     ),
     (
         "breaker",
@@ -105,7 +108,32 @@ const CHOSEN: &[(&str, &[&str])] = &[
         ],
     ),
     ("connections", &["they_can_be_listed_by_service"]),
-    ("second_agent", &["sigterm_and_sigint_leave_nothing_behind"]),
+    (
+        "second_agent",
+        &["sigterm_and_sigint_leave_steering_behind_and_nothing_else"],
+    ),
+    (
+        "restart",
+        &[
+            "what_changed_while_it_was_away_is_made_up_for",
+            "what_connections_hold_counts_across_agents",
+        ],
+    ),
+    (
+        "shutdown",
+        &["who_waits_still_gets_a_slot_and_nobody_new_is_sent_to_the_agent"],
+    ),
+    (
+        "audit",
+        &[
+            "a_slot_that_is_held_and_not_counted_counts_again",
+            "a_slot_that_was_lost_is_found_and_goes_to_who_waits_for_it",
+        ],
+    ),
+    (
+        "least_privilege",
+        &["every_thread_has_what_it_needs_and_nothing_else"],
+    ),
 ];
 
 /// Names an agent to take instead of building one, as for the tests.
@@ -140,7 +168,6 @@ impl Programs {
 /// Builds the agent for release, since it starts for each test, and twice as fast so. The tests are
 /// built as `cargo xtask test` builds them, so that one finds the other's work done.
 pub(super) fn build(root: &Path) -> Result<Programs> {
-    let agent = agent(root)?;
     let artefacts = build_tests(root)?;
     let mut with_tests = BTreeMap::new();
     let mut started_by_tests = Vec::new();
@@ -161,7 +188,7 @@ pub(super) fn build(root: &Path) -> Result<Programs> {
     }
     let tests = chosen(&with_tests)?;
     Ok(Programs {
-        agent,
+        agent: agent(root)?,
         with_tests,
         started_by_tests,
         tests,
