@@ -132,6 +132,10 @@ pub fn ask(mut stream: &TcpStream, request: Request) -> Result<()> {
         (Request::Answer, Ok(1)) => ensure!(answer[0] == request as u8, "another's answer"),
         (Request::Close | Request::HalfClose, Ok(0)) => {}
         (Request::Reset, Err(error)) if error.kind() == ErrorKind::ConnectionReset => {}
+        (_, Ok(0)) => {
+            let ended = io::Error::from(ErrorKind::UnexpectedEof);
+            return Err(ended).with_context(|| format!("asked for {request:?}"));
+        }
         (_, Ok(bytes)) => anyhow::bail!("asked for {request:?}, got {bytes} bytes"),
         (_, Err(error)) => return Err(error).with_context(|| format!("asked for {request:?}")),
     }

@@ -28,7 +28,8 @@ const LASTS: Duration = Duration::from_millis(1500);
 const TOO_LITTLE: &str = "4M";
 /// Of a configuration for which that is too little.
 const MANY_SERVICES: usize = 8_000;
-/// Index of lost events in FAULTS.
+/// Indexes of FAULTS.
+const NOT_PUBLISHED: u32 = 7;
 const EVENT_LOST: u32 = 8;
 /// More entries than any map has.
 const MANY: u32 = 1 << 20;
@@ -36,9 +37,18 @@ const MANY: u32 = 1 << 20;
 pub(super) fn descriptors(soak: &mut Soak) -> Result<()> {
     let open = Usage::of(&mut soak.agent)?.descriptors;
     let before = soft_limit(soak)?;
+    let told = || {
+        soak.agent
+            .stderr()
+            .matches("connections cannot be accepted")
+            .count()
+    };
+    let told_before = told();
     set_soft_limit(soak, &open.to_string())?;
     thread::sleep(LASTS);
-    set_soft_limit(soak, &before)
+    set_soft_limit(soak, &before)?;
+    ensure!(told() > told_before, "it had descriptors left");
+    Ok(())
 }
 
 fn soft_limit(soak: &Soak) -> Result<String> {
@@ -130,9 +140,13 @@ pub(super) fn ports(soak: &Soak) -> Result<()> {
             .netns
             .set_sysctl("net/ipv4/ip_local_port_range", range)
     };
+    let failed_before = soak.load.failed();
     range("40000 40003")?;
     thread::sleep(LASTS);
-    range("1024 65535")
+    range("1024 65535")?;
+    let failed = soak.load.failed() - failed_before;
+    ensure!(failed > 0, "there were ports enough");
+    Ok(())
 }
 
 /// Another service comes meanwhile. It is there once there is room, and nobody else minds.
@@ -174,9 +188,22 @@ pub(super) fn flows(soak: &Soak) -> Result<()> {
         target[..8].copy_from_slice(&now_ns.to_ne_bytes());
         target
     })?;
+    let lost_before = faults(soak, NOT_PUBLISHED)?;
     thread::sleep(LASTS);
     drop(filling);
+    let lost = faults(soak, NOT_PUBLISHED)?;
+    ensure!(
+        lost > lost_before,
+        "there was room for who was sent to the agent"
+    );
     Ok(())
+}
+
+/// How often the programs could not do something.
+fn faults(soak: &Soak, index: u32) -> Result<u64> {
+    let faults = Map::PerCpuArray(pinned(soak, "FAULTS")?);
+    let faults = PerCpuArray::<MapData, u64>::try_from(faults).context("FAULTS is another map")?;
+    Ok(faults.get(&index, 0)?.iter().sum())
 }
 
 /// Entries of our own in a map of the agent's, until it has no room. They go when it is dropped.
@@ -270,9 +297,7 @@ pub(super) fn events(soak: &mut Soak) -> Result<()> {
 }
 
 fn overrun(soak: &Soak) -> Result<()> {
-    let faults = Map::PerCpuArray(pinned(soak, "FAULTS")?);
-    let faults = PerCpuArray::<MapData, u64>::try_from(faults).context("FAULTS is another map")?;
-    let lost = || -> Result<u64> { Ok(faults.get(&EVENT_LOST, 0)?.iter().sum()) };
+    let lost = || faults(soak, EVENT_LOST);
     let lost_before = lost()?;
     let stalled = soak.agent.stall()?;
     let ends = Instant::now() + SOON;

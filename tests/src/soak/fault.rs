@@ -51,7 +51,7 @@ pub enum Fault {
 pub enum Tolerance {
     /// Nothing.
     Nothing,
-    /// What was begun before the agent ended, and passes it, may fail, cleanly.
+    /// What was begun before the agent ended, and passes it, may fail, cleanly; and what finds no slot.
     InFlight,
     /// What passes the agent may fail, cleanly.
     Forwarded,
@@ -125,11 +125,14 @@ impl Fault {
 
     /// Whether a failure is no more than may be. The agent has ended at these moments.
     pub(super) fn tolerates(self, failure: &Failure, ended: &[Instant]) -> bool {
-        let is_forwarded = failure.kind == Kind::Request && failure.is_clean;
+        let is_forwarded = failure.kind != Kind::Connection && failure.is_clean;
         match self.tolerance() {
             Tolerance::Nothing => false,
             Tolerance::InFlight => {
-                is_forwarded && ended.iter().any(|moment| failure.begun <= *moment)
+                // There may be no slot left, and nobody to wait with.
+                let is_refused = failure.kind == Kind::Scarce;
+                let is_in_flight = ended.iter().any(|moment| failure.begun <= *moment);
+                is_forwarded && (is_refused || is_in_flight)
             }
             Tolerance::Forwarded => is_forwarded,
             Tolerance::Anything => true,

@@ -33,6 +33,8 @@ pub enum Kind {
     Connection,
     /// With admission by request.
     Request,
+    /// With admission by connection, and fewer slots than clients.
+    Scarce,
 }
 
 /// Something that did not go as it should.
@@ -82,21 +84,17 @@ struct Notes {
 }
 
 impl Load {
-    /// Starts so many clients of either kind. The frontends are those of the services.
+    /// Starts so many clients of each kind. The frontends are those of the services.
     pub fn start(
         clients: &Arc<Clients>,
-        by_connection: (usize, SocketAddr),
-        by_request: (usize, SocketAddr),
+        kinds: [(Kind, usize, SocketAddr); 3],
         seed: u64,
     ) -> Result<Self> {
         let mut load = Self {
             notes: Arc::default(),
             threads: Vec::new(),
         };
-        for (kind, (count, frontend)) in [
-            (Kind::Connection, by_connection),
-            (Kind::Request, by_request),
-        ] {
+        for (kind, count, frontend) in kinds {
             for number in 0..count {
                 let (clients, notes) = (clients.clone(), load.notes.clone());
                 let random = SmallRng::seed_from_u64(seed ^ (number as u64) << 8 ^ kind as u64);
@@ -173,7 +171,7 @@ impl Client {
         while !self.notes.is_over.load(Relaxed) {
             let begun = Instant::now();
             let outcome = match self.kind {
-                Kind::Connection => self.exchange(),
+                Kind::Connection | Kind::Scarce => self.exchange(),
                 Kind::Request => self.requests(),
             };
             if let Err(error) = outcome {

@@ -7,8 +7,9 @@
 //! | `fault` | what can fail |
 //! | `network`, `pods`, `agents`, `exhaustion` | how each is made to fail, and made good again |
 //!
-//! Two services: one whose pods count connections exactly, and one whose functions count requests.
-//! There are more slots than clients can hold, so whoever is refused is refused wrongly. Used by the
+//! Three services. Of one whose pods count connections exactly, and of one whose functions count
+//! requests, there are more slots than clients can hold, so whoever is refused is refused wrongly. Of the
+//! third there are fewer: its clients wait, and its limits would be exceeded if they could be. Used by the
 //! tests of failures, one fault each, and by `cargo xtask soak`, in random order.
 
 mod agents;
@@ -48,6 +49,7 @@ use crate::{
 
 /// What clients of either service dial; nothing is routed there.
 const BY_CONNECTION: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
+const SCARCE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 3)), 80);
 const BY_REQUEST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 2)), 80);
 
 const PODS: usize = 8;
@@ -58,6 +60,9 @@ const CLIENTS: usize = 16;
 const FUNCTIONS: usize = 4;
 const FUNCTION_SLOTS: u32 = 4;
 const HTTP_CLIENTS: usize = 4;
+/// Pods of the third service, of one slot each, and its clients.
+const SCARCE_PODS: usize = 2;
+const SCARCE_CLIENTS: usize = 6;
 const WORK: Duration = Duration::from_micros(200);
 
 /// Within this everything is well again after a fault.
@@ -79,6 +84,7 @@ pub struct Soak {
     clock: Clock,
     pods: Vec<Option<ExactServer>>,
     functions: Vec<Function>,
+    scarce: Vec<ExactServer>,
     topology: Topology,
     /// What pods that are no more have seen.
     gone: Vec<Tally>,
@@ -139,6 +145,12 @@ impl Soak {
                 Function::start(&pod.netns, pod.at_v4(8081), options)
             })
             .collect::<Result<Vec<_>>>()?;
+        let scarce = (0..SCARCE_PODS)
+            .map(|pod| {
+                let pod = &topology.pods[PODS - 1 - pod];
+                ExactServer::start(&pod.netns, pod.at_v4(8082), 1, WORK)
+            })
+            .collect::<Result<Vec<_>>>()?;
         let clock = Clock::new()?;
         let mut agent = AgentOptions {
             binary,
@@ -153,8 +165,11 @@ impl Soak {
         });
         let load = Load::start(
             &clients,
-            (CLIENTS, BY_CONNECTION),
-            (HTTP_CLIENTS, BY_REQUEST),
+            [
+                (Kind::Connection, CLIENTS, BY_CONNECTION),
+                (Kind::Request, HTTP_CLIENTS, BY_REQUEST),
+                (Kind::Scarce, SCARCE_CLIENTS, SCARCE),
+            ],
             seed,
         )?;
         // What is needed once is there after a while.
@@ -167,6 +182,7 @@ impl Soak {
             clock,
             pods,
             functions,
+            scarce,
             topology,
             gone: Vec::new(),
             ended: Vec::new(),
@@ -249,7 +265,8 @@ impl Soak {
         let audit = audit.json()?;
         let is_right = audit["drift"] == json!([]) && audit["drift_total"] == 0;
         ensure!(is_right, "counts were wrong: {audit}");
-        let here = self.pods.iter().flatten().map(ExactServer::tally);
+        let here = self.pods.iter().flatten().chain(&self.scarce);
+        let here = here.map(ExactServer::tally);
         let breaches: u64 = here
             .chain(self.gone.iter().copied())
             .map(|it| it.breaches)
@@ -335,7 +352,7 @@ impl Usage {
     }
 }
 
-/// Both services, and further ones.
+/// The three services, and further ones.
 fn services(topology: &Topology, further: &[Service]) -> Vec<Service> {
     let pods = topology.pods.iter();
     let functions = topology.pods.iter().rev().take(FUNCTIONS);
@@ -361,7 +378,18 @@ fn services(topology: &Topology, further: &[Service]) -> Vec<Service> {
     let by_request = by_request
         .with("protocol", json!("http"))
         .with("admission", json!("request"));
-    let mut all = vec![common(by_connection), common(by_request)];
+    let scarce = Service::new(
+        "scarce",
+        [&*SCARCE.to_string()],
+        1,
+        topology
+            .pods
+            .iter()
+            .rev()
+            .take(SCARCE_PODS)
+            .map(|pod| pod.at_v4(8082)),
+    );
+    let mut all = vec![common(by_connection), common(by_request), common(scarce)];
     all.extend_from_slice(further);
     all
 }
