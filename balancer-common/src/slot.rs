@@ -245,9 +245,9 @@ mod tests {
     fn what_a_dead_agent_holds_is_free() {
         assert_eq!(with(0, 3, take_from_dead), (Some(0), 1, 0));
         assert_eq!(with(2, 1, take_from_dead), (Some(2), 3, 0));
-        assert_eq!(with(3, 1, take_from_dead), (None, 3, 1));
+        assert_eq!(with(4, 1, take_from_dead), (None, 4, 1));
         assert_eq!(with(2, 1, has_dead), (true, 2, 1));
-        assert_eq!(with(3, 1, has_dead), (false, 3, 1));
+        assert_eq!(with(4, 1, has_dead), (false, 4, 1));
         assert_eq!(with(1, 0, has_dead), (false, 1, 0));
     }
 

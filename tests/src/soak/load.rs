@@ -18,7 +18,7 @@ use socket2::SockRef;
 use crate::{cgroup::Cgroup, crowd, exact::Request, http::Http, netns::Netns, place::Place};
 
 /// No client waits for anything longer than this.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Failures that are remembered: the first ones say what is wrong.
 const REMEMBERED: usize = 10_000;
 /// After a failure, so that a service that is away is not stormed.

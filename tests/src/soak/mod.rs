@@ -411,7 +411,13 @@ fn sift(past: &[Past], failures: Vec<Failure>) -> (Vec<Failure>, Vec<Failure>) {
     failures.into_iter().partition(|failure| {
         past.iter().any(|past| {
             // A request may be in flight when the fault begins.
-            let is_of = failure.ended >= past.begun && failure.begun <= past.over;
+            // A reset that was lost is not sent again: its client keeps one of the few slots until it has
+            // lost patience.
+            let over = match (failure.kind, past.fault.tolerance()) {
+                (Kind::Scarce, Tolerance::Anything) => past.over + load::PATIENCE,
+                _ => past.over,
+            };
+            let is_of = failure.ended >= past.begun && failure.begun <= over;
             is_of && past.fault.tolerates(failure, &past.agent_ended)
         })
     })
