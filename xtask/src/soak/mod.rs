@@ -37,7 +37,8 @@ pub(crate) struct Options {
     /// Only this fault; can be given more than once. All of them if not given
     #[arg(long = "fault", value_name = "NAME", value_parser = fault)]
     faults: Vec<Fault>,
-    /// Replace the agent by the build of this commit, and back, between faults
+    /// Begin with the build of this commit (or with this program), and replace it by this one's and
+    /// back after each fault
     #[arg(long, value_name = "REVISION")]
     upgrade_from: Option<String>,
 }

@@ -9,8 +9,11 @@ use anyhow::{Result, bail};
 
 use crate::process::{cargo, repository_root, run, succeeds, target_directory};
 
-/// Builds it, in a tree of its own that goes again. Gives its program.
+/// Builds it, in a tree of its own that goes again, unless it is a program already. Gives its program.
 pub(super) fn build(revision: &str) -> Result<PathBuf> {
+    if Path::new(revision).is_file() {
+        return Ok(revision.into());
+    }
     let root = repository_root()?;
     let ground = target_directory(&root)?.join("soak");
     let tree = Tree::check_out(&root, ground.join("tree"), revision)?;
