@@ -317,6 +317,27 @@ fn an_agent_for_another_cgroup_or_namespace_changes_nothing_of_what_it_finds() -
 }
 
 #[test]
+fn pins_that_are_not_all_there_are_named_and_left_alone() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut first = First::start(&stage.crowd)?;
+    first.agent.kill()?;
+    let pins = first.agent.pin_path().to_owned();
+    fs::remove_file(pins.join("COUNTERS"))?;
+    let options = AgentOptions {
+        pin_path: Some(pins.clone()),
+        ..AgentOptions::new(&stage.crowd.netns, &stage.crowd.cgroup)
+    };
+    let config = stage.config_for(stage.crowd.cgroup.path(), &pins);
+    let failed = options.start_expecting_failure(&config)?;
+    assert_says(
+        &failed.stderr,
+        &["COUNTERS", "idlefirst uninstall --pin-path"],
+    );
+    assert_steered(&stage.crowd)?;
+    first.agent.uninstall()
+}
+
+#[test]
 fn nobody_uninstalls_what_an_agent_works_with() -> Result<()> {
     let stage = Stage::new()?;
     let first = First::start(&stage.crowd)?;

@@ -146,6 +146,18 @@ pub enum KernelError {
         /// Where they are pinned.
         pins: PathBuf,
     },
+    /// Not all is there that an earlier agent has pinned.
+    #[error(
+        "programs pinned in {path} steer connections, but the map {map} is not pinned there (any more, \
+         or not by that version): end steering with `idlefirst uninstall --pin-path {path}` and start \
+         again; live connections are not counted then"
+    )]
+    PinMissing {
+        /// As configured.
+        path: PathBuf,
+        /// The map's name.
+        map: &'static str,
+    },
     /// What an earlier agent has pinned is laid out otherwise.
     #[error(
         "{path} holds what another version of the agent has pinned{}, and connections go by it; \

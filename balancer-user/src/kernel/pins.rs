@@ -95,8 +95,11 @@ impl Pins {
             found,
         };
         let missing = PINNED.iter().find(|name| !self.path.join(name).exists());
-        if missing.is_some() {
-            return Err(other(None));
+        if let Some(map) = missing {
+            return Err(KernelError::PinMissing {
+                path: self.path.clone(),
+                map,
+            });
         }
         let agent = MapData::from_pin(self.path.join(maps::AGENT))
             .map_err(KernelError::map("open the pinned", maps::AGENT))?;
