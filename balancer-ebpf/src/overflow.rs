@@ -9,7 +9,7 @@ use balancer_common::{
     atomic::load32,
     connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT, SWITCH_LEAVING},
     counter::{Fault, ServiceCounter},
-    maps::{LISTENER_V4, LISTENER_V6},
+    maps::LISTENER_V4,
     service::{Admission, SERVICE_REFUSE_IN_KERNEL, Service},
     waiting,
 };
@@ -33,7 +33,7 @@ pub struct Way {
 #[inline(always)]
 pub fn way(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
     let agent = maps::agent()?;
-    if !matches!(state(agent, dial), State::Alive) {
+    if !matches!(state(agent), State::Alive) {
         return None;
     }
     let way = reachable(ctx, agent, dial.frontend.is_mapped());
@@ -58,19 +58,19 @@ pub enum State {
     Gone,
 }
 
-/// How the agent is, of which this client may need something.
+/// How the agent is.
 #[inline(always)]
-pub fn agent_state(dial: &Dial) -> State {
+pub fn agent_state() -> State {
     match maps::agent() {
-        Some(agent) => state(agent, dial),
+        Some(agent) => state(agent),
         None => State::Gone,
     }
 }
 
 #[inline(always)]
-fn state(agent: &AgentState, dial: &Dial) -> State {
+fn state(agent: &AgentState) -> State {
     let is_silent = is_silent(agent);
-    if has_closed(agent, dial) {
+    if has_closed(agent) {
         return if is_silent {
             State::Gone
         } else {
@@ -92,14 +92,10 @@ fn is_silent(agent: &AgentState) -> bool {
     coarse_clock().wrapping_sub(agent.heartbeat_ns) as i64 > AGENT_GONE_AFTER_NS as i64
 }
 
-/// Whether the agent had a listener for what this client dials, and has it no more.
+/// Whether the agent had a listener, and has it no more. It always has one for IPv4.
 #[inline(always)]
-fn has_closed(agent: &AgentState, dial: &Dial) -> bool {
-    let (port, listener) = match dial.frontend.is_mapped() {
-        true => (agent.port_v4, LISTENER_V4),
-        false => (agent.port_v6, LISTENER_V6),
-    };
-    port != Port(0) && !maps::has_listener(listener)
+fn has_closed(agent: &AgentState) -> bool {
+    agent.port_v4 != Port(0) && !maps::has_listener(LISTENER_V4)
 }
 
 /// Where a client reaches the agent: over loopback in the agent's own network

@@ -193,7 +193,7 @@ fn try_connect<F: Family>(
         }
     }
     let mut choice = Choice::NONE;
-    if way.is_none() && is_after_those_who_wait(&dial, service) {
+    if way.is_none() && is_after_those_who_wait(service) {
         maps::count(service_id, ServiceCounter::AgentGone);
         return Ok(Verdict::Refuse);
     }
@@ -208,7 +208,7 @@ fn try_connect<F: Family>(
             if way.is_some() {
                 store(&service.sent_at_ns, overflow::coarse_clock());
             } else {
-                choice = without_agent(&dial, service);
+                choice = without_agent(service_id, service);
             }
         }
     }
@@ -324,10 +324,10 @@ fn client_of(ctx: &SockAddrContext, service: &Service) -> u64 {
 /// is exceeded for an agent that has been gone for but a moment, or that is still there to give slots
 /// back.
 #[inline(always)]
-fn without_agent(dial: &Dial, service: &Service) -> Choice {
-    let state = overflow::agent_state(dial);
+fn without_agent(service_id: u32, service: &Service) -> Choice {
+    let state = overflow::agent_state();
     if matches!(state, State::JustGone | State::Gone)
-        && let Some(backend) = tables::reclaim(dial.service)
+        && let Some(backend) = tables::reclaim(service_id)
     {
         let counter = ServiceCounter::Shared;
         return Choice { backend, counter };
@@ -339,7 +339,7 @@ fn without_agent(dial: &Dial, service: &Service) -> Choice {
             ..Choice::NONE
         };
     }
-    match tables::over_admit(dial.service) {
+    match tables::over_admit(service_id) {
         Some(backend) => Choice {
             backend,
             counter: ServiceCounter::OverAdmitted,
@@ -365,10 +365,10 @@ fn must_queue(service: &Service) -> bool {
 /// Whether a newcomer would take the slot of those who still wait with an agent that is about to end,
 /// and takes nobody any more.
 #[inline(always)]
-fn is_after_those_who_wait(dial: &Dial, service: &Service) -> bool {
+fn is_after_those_who_wait(service: &Service) -> bool {
     waiting::queued(&service.waiting) != 0
         && load32(&service.flags) & SERVICE_OVERTAKING == 0
-        && matches!(overflow::agent_state(dial), State::Leaving)
+        && matches!(overflow::agent_state(), State::Leaving)
 }
 
 /// The clock by which the rate limit goes; services without one are spared it.
