@@ -147,7 +147,7 @@ pub const AGENT_GONE_AFTER_NS: u64 = 2_000_000_000;
 
 /// Log every decision through aya-log: for looking, never for production load.
 pub const SWITCH_LOG: u32 = 1;
-/// The agent is about to end: it takes nothing more, and what it has counts on.
-pub const SWITCH_LEAVING: u32 = 4;
+/// The agent is there and takes nothing: not yet, or not any more. What it has counts.
+pub const SWITCH_CLOSED: u32 = 4;
 /// Report a sample of the decisions in EVENTS.
 pub const SWITCH_STEER_EVENTS: u32 = 2;

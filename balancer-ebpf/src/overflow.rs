@@ -7,7 +7,7 @@ use aya_ebpf::{
 use balancer_common::{
     address::{Address, Port},
     atomic::load32,
-    connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT, SWITCH_LEAVING},
+    connection::{AGENT_GONE_AFTER_NS, AgentState, HELD_WAY, STEERED_TO_AGENT, SWITCH_CLOSED},
     counter::{Fault, ServiceCounter},
     maps::LISTENER_V4,
     service::{Admission, SERVICE_REFUSE_IN_KERNEL, Service},
@@ -48,8 +48,8 @@ pub fn way(ctx: &SockAddrContext, dial: &Dial) -> Option<Way> {
 pub enum State {
     /// It takes what it is sent.
     Alive,
-    /// It takes nothing more, and goes on with what it has.
-    Leaving,
+    /// It takes nothing yet, or nothing more, and goes on with what it has.
+    Closed,
     /// Its process is there and says nothing.
     Stalled,
     /// It has ended a moment ago, and may well be back before it counts as gone.
@@ -77,8 +77,8 @@ fn state(agent: &AgentState) -> State {
             State::JustGone
         };
     }
-    if agent.switches & SWITCH_LEAVING != 0 {
-        return State::Leaving;
+    if agent.switches & SWITCH_CLOSED != 0 {
+        return State::Closed;
     }
     if is_silent {
         State::Stalled

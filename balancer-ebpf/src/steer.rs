@@ -333,7 +333,7 @@ fn without_agent(service_id: u32, service: &Service) -> Choice {
         return Choice { backend, counter };
     }
     let refuses = load32(&service.flags) & SERVICE_REFUSE_WITHOUT_AGENT != 0;
-    if refuses || matches!(state, State::JustGone | State::Leaving) {
+    if refuses || matches!(state, State::JustGone | State::Closed) {
         return Choice {
             counter: ServiceCounter::AgentGone,
             ..Choice::NONE
@@ -368,7 +368,7 @@ fn must_queue(service: &Service) -> bool {
 fn is_after_those_who_wait(service: &Service) -> bool {
     waiting::queued(&service.waiting) != 0
         && load32(&service.flags) & SERVICE_OVERTAKING == 0
-        && matches!(overflow::agent_state(), State::Leaving)
+        && matches!(overflow::agent_state(), State::Closed)
 }
 
 /// The clock by which the rate limit goes; services without one are spared it.

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use balancer_common::{
-    connection::{AgentState, SWITCH_LEAVING},
+    connection::{AgentState, SWITCH_CLOSED},
     event::{Event, EventKind},
     service::Tables,
 };
@@ -31,7 +31,7 @@ use crate::{
     health::{Health, Observation, Prober},
     heartbeat::Heartbeat,
     journal::Journal,
-    kernel::{Kernel, Options},
+    kernel::{Kernel, KernelError, Options},
     leaders::Leaders,
     overflow::{self, Overflow, Queues},
     privileges,
@@ -175,8 +175,7 @@ impl Parts {
             agent.overflow.clone(),
             &overflow,
         );
-        heartbeat.beat()?;
-        overflow.publish(&kernel)?;
+        open(&kernel, &overflow, &heartbeat)?;
         let bypass = Bypass::new(kernel.clone(), &agent, state.subscribe());
         kernel.attach()?;
         tracing::info!(cgroup = %kernel.cgroup_path().display(), "steering");
@@ -281,8 +280,7 @@ impl Running {
         while !self.heartbeat.is_finished() {
             tokio::task::yield_now().await;
         }
-        let leave = |state: &mut AgentState| state.switches |= SWITCH_LEAVING;
-        if let Err(error) = self.kernel.change_agent_state(leave) {
+        if let Err(error) = close(&self.kernel) {
             tracing::warn!(%error, "the programs learn only from our silence that we end");
         }
         self.overflow.stop(patience).await;
@@ -295,6 +293,21 @@ impl Running {
         drop(self.stop);
         self.tasks.shutdown().await;
     }
+}
+
+/// Lets the programs send connections to the agent. First they see that it lives, so that none of them
+/// takes its slots for a dead agent's any more; only when the last that has not seen it is done does the
+/// agent take anything.
+fn open(kernel: &Kernel, overflow: &Overflow, heartbeat: &Heartbeat) -> Result<(), KernelError> {
+    close(kernel)?;
+    overflow.publish(kernel)?;
+    kernel.let_programs_end();
+    heartbeat.beat()
+}
+
+/// From now on the programs send nothing to the agent, as long as it lives.
+fn close(kernel: &Kernel) -> Result<(), KernelError> {
+    kernel.change_agent_state(|state| state.switches |= SWITCH_CLOSED)
 }
 
 /// Passes the verdicts of probes on to where backends are marked.

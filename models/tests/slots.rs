@@ -7,7 +7,7 @@ use models::{
     explore::{Extent, every_order},
     plain::Plain,
     service::{Backend, Tables},
-    slot::{Side, Want, give_back, take},
+    slot::{Side, Want, forget_agent, give_back, take, take_from_dead},
 };
 
 /// One backend, and how many it serves: counted as its server would, not by its slot word.
@@ -154,5 +154,59 @@ fn giving_back_by_writing_the_word_is_caught() {
         || Pod::with(2),
         &[careless, agent],
         Pod::assert_all_free,
+    );
+}
+
+/// All slots are a dead agent's.
+fn held_by_the_dead(slots: u32) -> Pod {
+    let pod = Pod::with(slots);
+    store(&pod.backend().inflight, u64::from(slots) << 32);
+    pod
+}
+
+/// A program that finds no slot and knows that the agent is dead.
+fn reclaim(pod: &Pod) {
+    if pod.serve_if(take_from_dead(pod.backend()).is_some()) {
+        pod.give_back(Side::Kernel);
+    }
+}
+
+/// The next agent, which takes over.
+fn take_over(pod: &Pod) {
+    as_agent(|| forget_agent(pod.backend()));
+}
+
+#[test]
+fn what_a_dead_agent_held_is_handed_out_once() {
+    every_order(
+        Extent::All,
+        || held_by_the_dead(1),
+        &[reclaim, take_over, reclaim],
+        Pod::assert_all_free,
+    );
+    every_order(
+        Extent::Interruptions(3),
+        || held_by_the_dead(2),
+        &[reclaim, program, take_over],
+        |pod| assert_eq!(load(&pod.backend().inflight), 0, "a slot was lost"),
+    );
+}
+
+#[test]
+#[should_panic(expected = "over the limit")]
+fn handing_out_what_a_dead_agent_held_in_two_steps_is_caught() {
+    fn careless(pod: &Pod) {
+        let backend = pod.backend();
+        let of_kernel = load(&backend.inflight) & 0xffff_ffff;
+        if of_kernel < u64::from(load32(&backend.granted)) {
+            store(&backend.inflight, of_kernel + 1);
+            pod.serve_if(true);
+        }
+    }
+    every_order(
+        Extent::All,
+        || held_by_the_dead(1),
+        &[careless, careless],
+        |_| {},
     );
 }

@@ -92,8 +92,8 @@ impl Overflow {
         })
     }
 
-    /// Lets connections reach the listeners. The programs must know their ports: while there are
-    /// listeners, they send to the ports that they know.
+    /// Lets connections reach the listeners, and the programs see that the agent lives. Until they know
+    /// its ports they must know that it is closed.
     ///
     /// # Errors
     /// If the kernel refuses.
