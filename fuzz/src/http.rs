@@ -109,18 +109,27 @@ fn assert_kept(sent: &Request, passed: &Request) {
 /// What depends neither on how much of a faulty request had come when it was refused, nor on how a
 /// body came, nor on chance: ids are drawn for requests that have none.
 fn settled(sent: &reading::Read, passed: &[Passed]) -> Vec<Settled> {
-    let whole = sent.requests.iter().take_while(|sent| sent.has_all);
-    let settled = passed.iter().zip(whole).map(|(passed, _)| match passed {
-        Passed::Whole(bytes) => {
-            let mut request = reading::requests(bytes).requests.remove(0);
-            request.headers.retain(|(name, _)| name != b"x-request-id");
-            Settled::Whole(request)
+    let is_clear = |sent: &&Request| sent.has_all && !sent.is_doubtful;
+    let clear = sent.requests.iter().take_while(is_clear);
+    let mut settled = Vec::new();
+    for (passed, sent) in passed.iter().zip(clear) {
+        settled.push(match passed {
+            Passed::Whole(bytes) => {
+                let mut request = reading::requests(bytes).requests.remove(0);
+                request.headers.retain(|(name, _)| name != b"x-request-id");
+                Settled::Whole(request)
+            }
+            // How much of it was passed on is chance.
+            Passed::Broken(_) => Settled::Broken,
+            other => Settled::Other(other.clone()),
+        });
+        if !matches!(passed, Passed::Whole(_)) && sent.has_body() {
+            // It is refused before its body is read. Whether the connection can go on behind the
+            // body depends on whether that has come by then.
+            break;
         }
-        // How much of it was passed on is chance.
-        Passed::Broken(_) => Settled::Broken,
-        other => Settled::Other(other.clone()),
-    });
-    settled.collect()
+    }
+    settled
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// How long each runs
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// What chance is drawn from; drawn itself if it is not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    seed: Option<u32>,
 }
 
 /// Fixed so that every machine builds the targets alike: its flags for the compiler decide what the
@@ -57,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ground.build(&targets)?;
     let mut found = Vec::new();
     for target in &targets {
-        let outcome = ground.run(target, options.seconds)?;
+        let outcome = ground.run(target, options)?;
         println!("fuzz {target}: {outcome}");
         found.extend(outcome.finding.map(|finding| (target, finding)));
     }
@@ -173,7 +176,8 @@ impl Ground {
         run_command(&mut build, "read the compiler's message above")
     }
 
-    fn run(&self, target: &str, seconds: u32) -> Result<Outcome> {
+    fn run(&self, target: &str, options: &Options) -> Result<Outcome> {
+        let seconds = options.seconds;
         let corpus = self.corpus(target)?;
         let findings = self.directory.join("findings").join(target);
         make(&findings)?;
@@ -195,6 +199,9 @@ impl Ground {
         let dictionary = self.root.join("fuzz/dictionaries").join(target);
         if dictionary.exists() {
             fuzzer.arg(format!("-dict={}", dictionary.display()));
+        }
+        if let Some(seed) = options.seed {
+            fuzzer.arg(format!("-seed={seed}"));
         }
         progress(&format!(
             "fuzzing {target} for {seconds} s; see {}",

@@ -24,6 +24,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Whether the body has come to its end.
     pub has_all: bool,
+    /// Whether a reader may refuse it though it is whole: for what stands around its chunks.
+    pub is_doubtful: bool,
 }
 
 impl Request {
@@ -33,6 +35,10 @@ impl Request {
             .iter()
             .filter(move |(other, _)| other == name.as_bytes());
         named.map(|(_, value)| value.as_slice())
+    }
+
+    pub fn has_body(&self) -> bool {
+        !self.body.is_empty() || self.values("transfer-encoding").next().is_some()
     }
 }
 
@@ -68,6 +74,10 @@ pub fn requests(bytes: &[u8]) -> Read {
     read
 }
 
+/// So much in a line, and so many trailers, every reader takes.
+const MANY_BYTES: usize = 128;
+const MANY_LINES: usize = 32;
+
 enum Framing {
     Length(usize),
     Chunked,
@@ -93,6 +103,7 @@ fn head(rest: &mut &[u8], request: &mut Request) -> Step<Framing> {
         if line.is_empty() {
             return framing(request);
         }
+        ensure(!line.contains(&0), "NUL within a head")?;
         let colon = line.iter().position(|byte| *byte == b':');
         let (name, value) = line.split_at(colon.ok_or(Stop::Fault("no header"))?);
         if !is_token(name) {
@@ -126,10 +137,12 @@ fn body(rest: &mut &[u8], request: &mut Request, framing: Framing) -> Step<()> {
         Framing::Length(length) => take(rest, length, &mut request.body)?,
         Framing::Chunked => loop {
             let size = line(rest)?;
+            request.is_doubtful |= size.len() > MANY_BYTES;
+            // Whoever does not know what is behind the size has to pass it over: 7.1.1.
             let digits = size.split(|byte| *byte == b';').next().unwrap_or_default();
             match number(digits, 16)? {
                 0 => {
-                    while !line(rest)?.is_empty() {}
+                    request.is_doubtful |= !trailers(rest)?;
                     break;
                 }
                 size => take(rest, size, &mut request.body)?,
@@ -158,11 +171,13 @@ fn line<'b>(rest: &mut &'b [u8]) -> Step<&'b [u8]> {
     let end = rest.iter().position(|byte| *byte == b'\n');
     let (line, after) = rest.split_at(end.ok_or(Stop::Short)? + 1);
     let line = line.strip_suffix(b"\r\n").ok_or(Stop::Fault("no CR LF"))?;
-    if line.contains(&b'\r') || line.contains(&0) {
-        return Err(Stop::Fault("CR or NUL within a line"));
-    }
+    ensure(!line.contains(&b'\r'), "CR within a line")?;
     *rest = after;
     Ok(line)
+}
+
+fn ensure(is_so: bool, fault: &'static str) -> Step<()> {
+    is_so.then_some(()).ok_or(Stop::Fault(fault))
 }
 
 fn number(digits: &[u8], radix: u32) -> Step<usize> {
@@ -180,6 +195,24 @@ fn trimmed(value: &[u8]) -> &[u8] {
     match (start, end) {
         (Some(start), Some(end)) => &value[start..=end],
         _ => &[],
+    }
+}
+
+/// Reads up to their end. Tells whether they are headers, and few enough for every reader.
+fn trailers(rest: &mut &[u8]) -> Step<bool> {
+    let mut count = 0;
+    let mut are_headers = true;
+    loop {
+        let line = line(rest)?;
+        if line.is_empty() {
+            return Ok(are_headers && count <= MANY_LINES);
+        }
+        count += 1;
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let is_named = parts.next().is_some_and(is_token);
+        let is_text = |byte: &u8| !byte.is_ascii_control() || *byte == b'\t';
+        let has_value = parts.next().is_some_and(|value| value.iter().all(is_text));
+        are_headers &= is_named && has_value;
     }
 }
 
