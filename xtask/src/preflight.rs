@@ -16,10 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tests::residue;
 
-use crate::{
-    build_ebpf,
-    process::{cargo, progress, repository_root, run, target_directory},
-};
+use crate::{agent, process::progress};
 
 /// Who asks, and for what.
 pub(crate) struct Needs<'n> {
@@ -28,9 +25,6 @@ pub(crate) struct Needs<'n> {
     /// Programs that it calls, and the Debian packages that have them.
     pub(crate) tools: &'n [(&'n str, &'n str)],
 }
-
-/// Names an agent to take instead of building one, as for the tests.
-const BINARY_VARIABLE: &str = "IDLEFIRST_BIN";
 
 /// Makes the machine ready and builds the agent. Gives its program.
 pub(crate) fn prepare(needs: &Needs<'_>) -> Result<PathBuf> {
@@ -52,15 +46,7 @@ pub(crate) fn prepare(needs: &Needs<'_>) -> Result<PathBuf> {
         progress(&format!("removed what an earlier run left: {thing}"));
     }
     raise_descriptor_limit()?;
-    if std::env::var_os(BINARY_VARIABLE).is_some() {
-        let binary = tests::agent::binary()?;
-        let path = binary.display();
-        progress(&format!(
-            "taking {path}, which {BINARY_VARIABLE} names; nothing is built"
-        ));
-        return Ok(binary);
-    }
-    build_agent()
+    agent::named_or_built()
 }
 
 /// `su` and some sudoers leave the directories of system tools out of `PATH`.
@@ -70,29 +56,6 @@ fn is_installed(tool: &str) -> bool {
         || system
             .iter()
             .any(|directory| Path::new(directory).join(tool).exists())
-}
-
-fn build_agent() -> Result<PathBuf> {
-    let root = repository_root()?;
-    build_ebpf::build_own(&root)?;
-    let mut build = cargo(&root);
-    build.args([
-        "build",
-        "--release",
-        "-p",
-        "balancer-user",
-        "--bin",
-        "idlefirst",
-    ]);
-    run(&mut build, "read the compiler's message above")?;
-    let binary = target_directory(&root)?.join("release").join("idlefirst");
-    if !binary.exists() {
-        bail!(
-            "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
-            binary.display()
-        );
-    }
-    Ok(binary)
 }
 
 /// Many connections at once need many descriptors; most shells allow 1,024.

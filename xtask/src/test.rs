@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use ebpf_build::{InstallPolicy, cargo_home, install_packages, is_root};
 
 use crate::{
-    build_ebpf,
+    agent, build_ebpf,
     process::{cargo, progress, repository_root, run as run_command, succeeds, target_directory},
     vm,
 };
@@ -89,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     nextest
         .args(["nextest", "run", "--workspace"])
         .env("PATH", &path)
-        .env("IDLEFIRST_BIN", &binary);
+        .env(agent::BINARY_VARIABLE, &binary);
     with_profile(&mut nextest, options.release).args(&options.filters);
     let outcome = run_command(
         &mut nextest,
@@ -108,14 +108,7 @@ fn build_workspace(root: &Path, release: bool) -> Result<PathBuf> {
         "read the compiler's message above",
     )?;
     let profile = if release { "release" } else { "debug" };
-    let binary = target_directory(root)?.join(profile).join("idlefirst");
-    if !binary.exists() {
-        bail!(
-            "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
-            binary.display()
-        );
-    }
-    Ok(binary)
+    agent::built(&target_directory(root)?, profile)
 }
 
 fn with_profile(command: &mut Command, release: bool) -> &mut Command {

@@ -251,6 +251,22 @@ impl Ground {
         let id = self.assignment.service(&name.parse().unwrap())?.id;
         select::choose(&self.tables, id, 0, Side::Kernel).ok()
     }
+
+    /// Of each of the first services a slot, where there is one.
+    fn take_of_first(&self, services: usize) -> Vec<u32> {
+        let taken = (0..services).filter_map(|number| self.take(&format!("s{number}")));
+        taken.map(|taken| taken.backend).collect()
+    }
+
+    /// After that nothing may be left of what is gone.
+    fn give_all_back(&mut self, held: Vec<u32>) {
+        for id in held {
+            select::give_back(&self.tables, id, Side::Kernel).unwrap();
+        }
+        self.pass(GRACE);
+        self.assert_exact();
+        assert!(self.assignment.retired.is_empty());
+    }
 }
 
 /// The circle in which a service's backend should stand; `None` if circles mean nothing.
@@ -352,9 +368,7 @@ proptest! {
         let mut held = Vec::new();
         for (step, desired) in states.into_iter().enumerate() {
             prop_assert_eq!(ground.advance(desired), []);
-            for number in 0..holds[step] {
-                held.extend(ground.take(&format!("s{number}")).map(|taken| taken.backend));
-            }
+            held.extend(ground.take_of_first(holds[step]));
             if waits[step] {
                 ground.pass(GRACE);
                 ground.assert_exact();
@@ -362,12 +376,7 @@ proptest! {
         }
         ground.pass(GRACE);
         ground.assert_exact();
-        for id in held {
-            prop_assert!(select::give_back(&ground.tables, id, Side::Kernel).is_some());
-        }
-        ground.pass(GRACE);
-        ground.assert_exact();
-        prop_assert!(ground.assignment.retired.is_empty());
+        ground.give_all_back(held);
     }
 }
 

@@ -5,9 +5,12 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::process::{cargo, repository_root, run, succeeds, target_directory};
+use crate::{
+    agent,
+    process::{repository_root, run, succeeds, target_directory},
+};
 
 /// Builds it, in a tree of its own that goes again, unless it is a program already. Gives its program.
 pub(super) fn build(revision: &str) -> Result<PathBuf> {
@@ -17,31 +20,11 @@ pub(super) fn build(revision: &str) -> Result<PathBuf> {
     let root = repository_root()?;
     let ground = target_directory(&root)?.join("soak");
     let tree = Tree::check_out(&root, ground.join("tree"), revision)?;
-    let target = ground.join("target");
-    let mut build = cargo(&tree.path);
-    build
-        .args([
-            "build",
-            "--release",
-            "-p",
-            "balancer-user",
-            "--bin",
-            "idlefirst",
-        ])
-        .arg("--target-dir")
-        .arg(&target);
-    run(
-        &mut build,
+    agent::build(
+        &tree.path,
+        &ground.join("target"),
         "read the compiler's message above; `--upgrade-from` takes another revision",
-    )?;
-    let built = target.join("release").join("idlefirst");
-    if !built.exists() {
-        bail!(
-            "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
-            built.display()
-        );
-    }
-    Ok(built)
+    )
 }
 
 /// A working tree of git's beside this one.

@@ -36,6 +36,7 @@ use tests::{
 };
 
 use super::report::{PLAN_PATH, Plan, Program, Report, TestName};
+use crate::agent::BINARY_VARIABLE;
 
 /// The second serial port; kernel messages go to the first.
 const REPORTS_PATH: &str = "/dev/ttyS1";
@@ -104,7 +105,7 @@ fn first_process() -> Result<()> {
         .env("PATH", "/bin:/sbin")
         .env("HOME", "/")
         .env("RUST_BACKTRACE", "1")
-        .env("IDLEFIRST_BIN", &plan.agent)
+        .env(BINARY_VARIABLE, &plan.agent)
         .env(PATIENCE_VARIABLE, plan.patience.to_string())
         .stdin(Stdio::null())
         .spawn()

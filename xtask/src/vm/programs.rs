@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -16,10 +15,7 @@ use ebpf_build::command::shown;
 use serde::Deserialize;
 
 use super::report::TestName;
-use crate::{
-    build_ebpf,
-    process::{cargo, progress, run, target_directory},
-};
+use crate::{agent, process::cargo};
 
 /// Programs of the crate `tests`, and which tests of each.
 const CHOSEN: &[(&str, &[&str])] = &[
@@ -136,9 +132,6 @@ const CHOSEN: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Names an agent to take instead of building one, as for the tests.
-const BINARY_VARIABLE: &str = "IDLEFIRST_BIN";
-
 /// What was built.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -188,33 +181,11 @@ pub(super) fn build(root: &Path) -> Result<Programs> {
     }
     let tests = chosen(&with_tests)?;
     Ok(Programs {
-        agent: agent(root)?,
+        agent: agent::named_or_built()?,
         with_tests,
         started_by_tests,
         tests,
     })
-}
-
-fn agent(root: &Path) -> Result<PathBuf> {
-    if env::var_os(BINARY_VARIABLE).is_some() {
-        let agent = tests::agent::binary()?;
-        let path = agent.display();
-        progress(&format!("taking {path}, which {BINARY_VARIABLE} names"));
-        return Ok(agent);
-    }
-    build_ebpf::build_own(root)?;
-    let mut build = cargo(root);
-    build.args(["build", "--release", "-p", "balancer-user"]);
-    build.args(["--bin", "idlefirst"]);
-    run(&mut build, "read the compiler's message above")?;
-    let agent = target_directory(root)?.join("release").join("idlefirst");
-    if !agent.exists() {
-        bail!(
-            "the build left no {}\nwhat to do: unset CARGO_BUILD_TARGET, which moves it",
-            agent.display()
-        );
-    }
-    Ok(agent)
 }
 
 /// One of cargo's messages, as far as it matters.

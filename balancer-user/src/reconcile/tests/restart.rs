@@ -79,20 +79,13 @@ proptest! {
         let mut ground = Ground::new();
         let mut held = Vec::new();
         for (step, pair) in states.chunks_exact(2).enumerate() {
-            for number in 0..holds[step] {
-                held.extend(ground.take(&format!("s{number}")).map(|taken| taken.backend));
-            }
+            held.extend(ground.take_of_first(holds[step]));
             ground.die_on_the_way_to(pair[0].clone(), parts[step]);
             ground.take_over(pair[1].clone());
             ground.pass(GRACE);
             ground.assert_exact();
         }
-        for id in held {
-            prop_assert!(select::give_back(&ground.tables, id, Side::Kernel).is_some());
-        }
-        ground.pass(GRACE);
-        ground.assert_exact();
-        prop_assert!(ground.assignment.retired.is_empty());
+        ground.give_all_back(held);
     }
 }
 
