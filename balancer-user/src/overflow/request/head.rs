@@ -33,6 +33,9 @@ pub(super) enum Malformed {
     /// A request without its host, or with several.
     #[error("a request names exactly one host")]
     Host,
+    /// A target that cannot be written in origin form.
+    #[error("the target is too long")]
+    Target,
     /// CONNECT.
     #[error("this is no forward proxy: CONNECT is not served")]
     Connect,
@@ -45,6 +48,7 @@ impl Malformed {
     pub(super) const fn status(self) -> StatusCode {
         match self {
             Self::Host => StatusCode::BAD_REQUEST,
+            Self::Target => StatusCode::URI_TOO_LONG,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
         }
@@ -141,13 +145,25 @@ fn name_host(
         // RFC 9112, 3.2.2: what the target names goes before what the header does.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Malformed::Host)?;
         head.headers.insert(HOST, host);
-        let target = head.uri.path_and_query().cloned();
-        head.uri = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
     } else if !has_host {
         if head.version == Version::HTTP_11 {
             return Err(Malformed::Host);
         }
         head.headers.insert(HOST, default.clone());
+    }
+    to_origin_form(&mut head.uri)
+}
+
+/// Leaves of a target its path and query. RFC 9112, 3.2.1: an empty path is written, before a query
+/// too.
+fn to_origin_form(target: &mut Uri) -> Result<(), Malformed> {
+    let origin = target.path_and_query().map_or("/", PathAndQuery::as_str);
+    if origin.starts_with('?') {
+        let with_path = Uri::try_from(format!("/{origin}"));
+        *target = with_path.map_err(|_| Malformed::Target)?;
+    } else if target.authority().is_some() {
+        let origin = target.path_and_query().cloned();
+        *target = Uri::from(origin.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
     Ok(())
 }

@@ -183,6 +183,10 @@ async fn targets_reach_the_backend_in_origin_form_and_with_one_host() {
         .ask("GET http://b.example HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     assert_eq!(answer.text(), "GET / HTTP/1.1\n");
+    let answer = front
+        .ask("GET http://b.example?y HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    assert_eq!(answer.text(), "GET /?y HTTP/1.1\n");
     let answer = front.ask("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(answer.text(), "OPTIONS * HTTP/1.1\n");
     let answer = front.ask("GET //x HTTP/1.1\r\nHost: a\r\n\r\n").await;

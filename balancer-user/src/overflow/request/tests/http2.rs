@@ -81,6 +81,8 @@ async fn requests_over_http2_reach_backends_over_http1_each_with_a_slot() {
             .sum::<usize>(),
         50
     );
+    let without_a_path = sender.clone().send_request(get("?q")).await.unwrap();
+    assert_eq!(text(without_a_path).await, "GET /?q HTTP/1.1\n");
 }
 
 #[tokio::test]
