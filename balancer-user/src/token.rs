@@ -65,6 +65,21 @@ pub enum TokenError {
 }
 
 impl Token {
+    /// Reads it as the agent does, at its start and whenever one is offered: so from a regular file
+    /// only. A pipe would keep it waiting, and be empty the next time.
+    ///
+    /// # Errors
+    /// If the file holds no token.
+    pub fn read_regular(path: &Path) -> Result<Self, TokenError> {
+        if path.metadata().is_ok_and(|file| !file.is_file()) {
+            return Err(TokenError::Unreadable {
+                path: path.to_owned(),
+                source: io::Error::other("it is not a regular file"),
+            });
+        }
+        Self::read(path)
+    }
+
     /// Reads it; white space around it is not part of it.
     ///
     /// # Errors
@@ -178,6 +193,10 @@ mod tests {
             mode(0o660),
         ];
         std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        let of_pipe = Token::read_regular(&path).unwrap_err().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert!(of_pipe.contains("not a regular file"), "{of_pipe}");
         assert!(read.unwrap().is(GOOD.as_bytes()));
         assert_eq!(modes, [None, None, None, Some(0o644), Some(0o660)]);
         assert!(matches!(

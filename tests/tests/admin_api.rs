@@ -512,6 +512,47 @@ fn the_metrics_address_serves_metrics_and_nothing_else() -> Result<()> {
 }
 
 #[test]
+fn clients_that_say_nothing_keep_nobody_out() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut follower = stage.tcp()?;
+    follower.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    eventually_eq(SOON, true, || {
+        follower.read(&mut [0; 4096]).is_ok_and(|read| read > 0)
+    });
+    let mut silent = Vec::new();
+    for number in 0..400 {
+        let mut client = stage.tcp()?;
+        if number % 2 == 0 {
+            client.write_all(b"GET /heal")?;
+        }
+        silent.push(client);
+    }
+    let probe = Admin::Tcp(ADMIN_TCP.into());
+    let begun = Instant::now();
+    stage.crowd.netns.run(|| -> Result<()> {
+        for _ in 0..10 {
+            let answer = probe.get("/healthz")?;
+            ensure!(answer.status == 200, "{answer:?}");
+        }
+        Ok(())
+    })?;
+    // An idle connection is closed by itself after fifteen seconds.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    assert!(
+        silent[0].read(&mut [0; 16]).is_ok_and(|read| read == 0),
+        "the one that was silent longest is still served"
+    );
+    follower.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let heard = follower.read(&mut [0; 4096]);
+    assert!(
+        !matches!(heard, Ok(0)),
+        "one who was being answered was cut off"
+    );
+    stage.agent.stop()
+}
+
+#[test]
 fn an_agent_with_api_clients_connected_ends_at_once() -> Result<()> {
     let stage = Stage::new()?;
     let mut idle = stage.tcp()?;

@@ -137,7 +137,7 @@ impl Listeners {
 /// Refuses what would let nobody in. Who can read it is told only: Secrets that the kubelet mounts
 /// are open to all in their container, where there is nobody else.
 fn check_token(path: &Path) -> Result<(), TokenError> {
-    Token::read(path)?;
+    Token::read_regular(path)?;
     let path_shown = path.display();
     if let Some(mode) = token::too_open(path) {
         tracing::warn!(

@@ -17,6 +17,7 @@ mod listen;
 mod maps;
 mod news;
 mod permit;
+mod places;
 mod problem;
 mod queues;
 mod rate;

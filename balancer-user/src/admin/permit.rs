@@ -114,7 +114,7 @@ impl Permit {
         // Counted as wrong until it is known to be right, so that many at once are counted too.
         self.count(source, |bucket| bucket.take(WRONG_TOKENS, Instant::now()))
             .map_err(Refusal::TooManyWrongTokens)?;
-        let token = spawn_blocking(move || Token::read(&file)).await?;
+        let token = spawn_blocking(move || Token::read_regular(&file)).await?;
         let token = token.map_err(|error| {
             tracing::error!(%error, "nobody can change anything by token");
             Refusal::TokenUnusable

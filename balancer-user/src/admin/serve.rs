@@ -4,9 +4,12 @@
 //! request, time to take the answer. Each listener has its own allowance, so whoever crowds the
 //! TCP address leaves the unix socket usable.
 
-use std::{io, mem::MaybeUninit, net::IpAddr, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, io, mem::MaybeUninit, net::IpAddr, os::fd::AsFd, sync::Arc, time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, body::Body};
+use http_body_util::BodyExt as _;
 use hyper::{
     server::conn::http1,
     service::{Service as _, service_fn},
@@ -19,17 +22,22 @@ use socket2::Socket;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Context, Listeners, Transport, metrics_router, news, permit::Permit, router};
+use super::{
+    Context, Listeners, Transport, metrics_router, news,
+    permit::Permit,
+    places::{Answering, Place, Places},
+    router,
+};
 use crate::journal::MAX_LISTENERS;
 
-/// Connections of one listener at a time; further ones wait in its backlog. Those that follow
-/// events take up half of it at most.
+/// Connections of one listener at a time. Those that follow events take up half of it at most; of
+/// the others, whoever has been silent longest makes way for a newcomer.
 const MAX_CONNECTIONS: usize = 2 * MAX_LISTENERS;
 /// For a request's head, counted from when the connection could take one; so it also ends idle
 /// connections.
@@ -160,20 +168,26 @@ impl Accept for UnixListener {
 
 /// Accepts connections until told to stop, then waits for those that are open.
 async fn accept<L: Accept>(listener: L, router: Router, mut stopped: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
+    // One for which there is no place yet. Further ones wait in the listener's backlog.
+    let mut waiting = None;
     let mut connections = JoinSet::new();
     while !*stopped.borrow() {
+        if let Some(stream) = waiting.take() {
+            match places.take() {
+                None => waiting = Some(stream),
+                Some(place) => {
+                    let served = serve_connection(stream, place, router.clone(), stopped.clone());
+                    connections.spawn(served);
+                }
+            }
+        }
         tokio::select! {
             _ = stopped.changed() => {}
             Some(_) = connections.join_next() => {}
-            (place, stream) = next_connection(&listener, &places) => match stream {
-                Ok(stream) => {
-                    let served = serve_connection(stream, router.clone(), stopped.clone());
-                    connections.spawn(async move {
-                        served.await;
-                        drop(place);
-                    });
-                }
+            () = places.changed(), if waiting.is_some() => {}
+            stream = listener.next(), if waiting.is_none() => match stream {
+                Ok(stream) => waiting = Some(stream),
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the admin API cannot be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -185,21 +199,12 @@ async fn accept<L: Accept>(listener: L, router: Router, mut stopped: watch::Rece
     while connections.join_next().await.is_some() {}
 }
 
-/// A place first, then a connection to fill it.
-async fn next_connection<L: Accept>(
-    listener: &L,
-    places: &Arc<Semaphore>,
-) -> (
-    Option<tokio::sync::OwnedSemaphorePermit>,
-    io::Result<L::Stream>,
-) {
-    // Never closed, so there is always a permit in the end.
-    let place = places.clone().acquire_owned().await.ok();
-    (place, listener.next().await)
-}
-
-async fn serve_connection<S>(stream: S, router: Router, mut stopped: watch::Receiver<bool>)
-where
+async fn serve_connection<S>(
+    stream: S,
+    place: Arc<Place>,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
 {
     let peer = match Peer::of(&stream) {
@@ -210,9 +215,14 @@ where
         }
     };
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: hyper::Request<_>| {
+    let service = service_fn(|mut request: hyper::Request<_>| {
         request.extensions_mut().insert(peer.clone());
-        router.call(request)
+        let answering = place.answering();
+        let response = router.call(request);
+        async move {
+            let response = response.await?;
+            Ok::<_, Infallible>(response.map(|body| lasting(body, answering)))
+        }
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
@@ -220,6 +230,10 @@ where
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = place.lost() => {
+            tracing::debug!("a silent connection to the admin API made way for another");
+            return;
+        }
         () = told_to_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -228,6 +242,13 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the admin API ended early");
     }
+}
+
+/// The body, which keeps `answering` until all of it is sent.
+fn lasting(body: Body, answering: Answering) -> Body {
+    Body::new(body.inspect_frame(move |_| {
+        let _ = &answering;
+    }))
 }
 
 pub(super) fn http1() -> http1::Builder {
