@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::ErrorKind,
+    io::{self, ErrorKind},
+    net::TcpStream,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -166,6 +167,42 @@ fn who_was_claimed_by_an_agent_that_is_no_more_does_not_stay_counted() -> Result
     assert_eq!(agent.queue("service-0")?.waiters, 0);
     ask(&crowd.dial(frontend_address(0))?, Request::Answer)?;
     assert_eq!(server.tally().breaches, 0);
+    agent.uninstall()
+}
+
+#[test]
+fn what_an_agent_held_and_who_waited_in_it_ends_with_it() -> Result<()> {
+    let crowd = Crowd::new(2)?;
+    let servers = [crowd.serve(0, 1, WORK)?, crowd.serve(1, 1, WORK)?];
+    let queued =
+        |number| service(number, 1, [number]).with("queue", json!({"size": 10, "timeout": "30s"}));
+    let mut agent = Agent::start(&crowd.netns, &crowd.cgroup, &[queued(0), queued(1)])?;
+    let waiters = |agent: &Agent, name| agent.queue(name).ok().map(|queue| queue.waiters);
+    let dial_both = || -> io::Result<Vec<TcpStream>> {
+        (0..2)
+            .map(|number| crowd.dial(frontend_address(number)))
+            .collect()
+    };
+    let held = dial_both()?;
+    let sent = dial_both()?;
+    for name in ["service-0", "service-1"] {
+        eventually_eq(SOON, Some(1), || waiters(&agent, name));
+    }
+    let mut held = held.into_iter();
+    let keeps_its_slot = held.next();
+    // Its waiter has the slot then, from the agent.
+    drop(held);
+    eventually_eq(SOON, Some(0), || waiters(&agent, "service-1"));
+    agent.kill()?;
+    agent.restart()?;
+    assert_eq!(waiters(&agent, "service-0"), Some(0));
+    eventually_eq(SOON, Some(1), || agent.inflight().ok());
+    ask(&crowd.dial(frontend_address(1))?, Request::Answer)?;
+    drop((keeps_its_slot, sent));
+    ask(&crowd.dial(frontend_address(0))?, Request::Answer)?;
+    for server in &servers {
+        assert_eq!(server.tally().breaches, 0);
+    }
     agent.uninstall()
 }
 
