@@ -62,13 +62,7 @@ impl Cgroup {
     }
 
     fn with_threads(self) -> Result<Self> {
-        fs::write(self.path.join("cgroup.type"), "threaded").with_context(|| {
-            format!(
-                "cannot make {} threaded: the cgroup above hands out memory or io controllers; \
-                 start this from a cgroup that does not",
-                self.path.display()
-            )
-        })?;
+        make_threaded(&self.path)?;
         Ok(self)
     }
 
@@ -103,6 +97,14 @@ impl Cgroup {
         Ok(Adopted { home })
     }
 
+    /// Removes it and makes another of the same name. Only for [`Cgroup::threaded`].
+    pub fn make_anew(&self) -> Result<()> {
+        remove(&self.path)?;
+        fs::create_dir(&self.path)
+            .with_context(|| format!("cannot make {} again", self.path.display()))?;
+        make_threaded(&self.path)
+    }
+
     /// Removes it now and says why if that fails. Dropping does the same and prints the reason.
     pub fn remove(mut self) -> Result<()> {
         let path = std::mem::take(&mut self.path);
@@ -127,6 +129,16 @@ impl Drop for Adopted {
             eprintln!("{error:#}");
         }
     }
+}
+
+fn make_threaded(cgroup: &Path) -> Result<()> {
+    fs::write(cgroup.join("cgroup.type"), "threaded").with_context(|| {
+        format!(
+            "cannot make {} threaded: the cgroup above hands out memory or io controllers; \
+             start this from a cgroup that does not",
+            cgroup.display()
+        )
+    })
 }
 
 /// Where the unified hierarchy is mounted.

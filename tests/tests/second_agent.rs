@@ -281,6 +281,54 @@ fn an_agent_with_pins_of_its_own_does_not_steer_a_second_time() -> Result<()> {
     stage.assert_nothing_left()
 }
 
+#[test]
+fn programs_that_are_no_more_stand_in_nobodys_way() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut first = First::start(&stage.crowd)?;
+    let objects = first.agent.bpf_objects()?;
+    first.agent.kill()?;
+    fs::remove_dir_all(first.agent.pin_path())?;
+    objects.assert_gone();
+    let second = Agent::start(
+        &stage.crowd.netns,
+        &stage.crowd.cgroup,
+        &[service(0, 1, [0])],
+    )?;
+    assert_steered(&stage.crowd)?;
+    second.uninstall()
+}
+
+/// As when a runtime is restarted that owns the cgroup.
+#[test]
+fn a_cgroup_that_was_made_anew_is_told_and_steered_after_a_restart() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut first = First::start(&stage.crowd)?;
+    assert_steered(&stage.crowd)?;
+    stage.crowd.cgroup.make_anew()?;
+    eventually(SOON, || {
+        let answer = first.agent.admin().get("/readyz")?;
+        ensure!(answer.status == 503, "{answer:?}");
+        Ok(())
+    });
+    assert_says(
+        &first.agent.stderr(),
+        &["cgroup is gone", "restart the agent"],
+    );
+    let unsteered = stage
+        .crowd
+        .dial(frontend_address(0))
+        .expect_err("nobody steers in the new one");
+    ensure!(
+        unsteered.kind() == ErrorKind::NetworkUnreachable,
+        "{unsteered}"
+    );
+    first.agent.terminate()?;
+    first.agent.restart()?;
+    assert_steered(&stage.crowd)?;
+    assert_eq!(first.server.tally().served, 2);
+    first.agent.uninstall()
+}
+
 /// Not one of their services, however other its own are.
 #[test]
 fn an_agent_for_another_cgroup_or_namespace_changes_nothing_of_what_it_finds() -> Result<()> {
