@@ -115,6 +115,15 @@ pub struct Usage {
     pub descriptors: usize,
 }
 
+/// What must not be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wrongs {
+    /// How often a pod had more to do at once than it may.
+    pub over_limit: u64,
+    /// Slots that this agent's audits found counted and not held, or held and not counted.
+    pub drift: u64,
+}
+
 /// What became of the load during a fault and after it.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -258,27 +267,28 @@ impl Soak {
         ready
     }
 
-    /// No count is wrong, and no limit was exceeded.
-    fn check_counts(&self) -> Result<()> {
+    /// What is wrong now by the agent's count, and what was ever wrong by the pods'.
+    pub fn wrongs(&self) -> Result<Wrongs> {
         let audit = self.agent.admin().send("POST", "/v1/audit", "")?;
         ensure!(audit.status == 200, "no audit: {audit:?}");
-        let audit = audit.json()?;
-        let is_right = audit["drift"] == json!([]) && audit["drift_total"] == 0;
-        ensure!(is_right, "counts were wrong: {audit}");
+        let drift = audit.json()?["drift_total"].as_u64();
         let here = self.pods.iter().flatten().chain(&self.scarce);
-        let here = here.map(ExactServer::tally);
-        let breaches: u64 = here
-            .chain(self.gone.iter().copied())
-            .map(|it| it.breaches)
-            .sum();
+        let tallies = here
+            .map(ExactServer::tally)
+            .chain(self.gone.iter().copied());
+        let breaches: u64 = tallies.map(|it| it.breaches).sum();
+        let functions: u64 = self.functions.iter().map(|it| it.seen().over_limit).sum();
+        Ok(Wrongs {
+            over_limit: breaches + functions,
+            drift: drift.context("the audit says nothing of drift")?,
+        })
+    }
+
+    fn check_counts(&self) -> Result<()> {
+        let wrongs = self.wrongs()?;
         ensure!(
-            breaches == 0,
-            "pods served more than they should {breaches} times"
-        );
-        let over: u64 = self.functions.iter().map(|it| it.seen().over_limit).sum();
-        ensure!(
-            over == 0,
-            "functions were asked for more than they should {over} times"
+            wrongs == Wrongs::default(),
+            "counts were wrong or limits exceeded: {wrongs:?}"
         );
         Ok(())
     }

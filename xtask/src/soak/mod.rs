@@ -78,15 +78,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         upgrades.as_mut(),
         &interrupt,
     );
-    let usage = soak.usage();
     report.served = soak.served();
+    // Shown after a failure too: both are worth knowing, if there still is an agent to ask.
+    if let (Ok(usage), Ok(wrongs)) = (soak.usage(), soak.wrongs()) {
+        report.usage_last = usage;
+        report.print(wrongs)?;
+    }
     outcome?;
     if upgrades.is_some_and(|upgrades| upgrades.made < 2) {
         bail!("no upgrade and back in that time\nwhat to do: give it more `--minutes`");
     }
-    report.usage_last = usage?;
     soak.finish()?;
-    report.print()?;
     if interrupt.came() {
         bail!("interrupted; everything is taken away again");
     }

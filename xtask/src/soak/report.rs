@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tests::soak::{Fault, Outcome, Usage};
+use tests::soak::{Fault, Outcome, Usage, Wrongs};
 
 use crate::process::progress;
 
@@ -34,7 +34,6 @@ struct Summary<'a> {
     seconds: u64,
     exchanges: u64,
     exchanges_per_second: u64,
-    /// A soak with any of these ends with an error before this is shown.
     over_limit: u64,
     drift: u64,
     agent_memory_bytes: [usize; 2],
@@ -69,7 +68,7 @@ impl Report {
         ));
     }
 
-    pub(super) fn print(&self) -> Result<()> {
+    pub(super) fn print(&self, wrongs: Wrongs) -> Result<()> {
         let elapsed = self.begun.elapsed();
         let (first, last) = (self.usage_first, self.usage_last);
         let summary = Summary {
@@ -77,8 +76,8 @@ impl Report {
             seconds: elapsed.as_secs(),
             exchanges: self.served,
             exchanges_per_second: (self.served as f64 / elapsed.as_secs_f64()) as u64,
-            over_limit: 0,
-            drift: 0,
+            over_limit: wrongs.over_limit,
+            drift: wrongs.drift,
             agent_memory_bytes: [first.memory, last.memory],
             agent_descriptors: [first.descriptors, last.descriptors],
             faults: &self.faults,
