@@ -32,7 +32,7 @@ pub(super) struct Backend {
 }
 
 /// Relays between a client and its backend until both are done, or the client is gone. The slot is
-/// given back when the backend has said its last, or with the connection.
+/// given back when the backend has said its last, or after the connection.
 pub(super) async fn relay(
     mut client: TcpStream,
     backend: Backend,
@@ -40,13 +40,15 @@ pub(super) async fn relay(
     mut departure: Departure,
 ) {
     let stopwatch = slot.stopwatch(backend.connected_in);
+    // Before the connection, so that it goes after it, however this ends: the backend must not see
+    // whoever has the slot next before it has seen this one's end.
+    let mut slot = Some(slot);
     let mut backend = backend.stream;
     let result = {
         let (from_client, mut to_client) = client.split();
         let (from_backend, mut to_backend) = backend.split();
         let mut upwards = pin!(pass_on(from_client, &mut to_backend, || stopwatch.asked()));
         let mut downwards = pin!(pass_on(from_backend, &mut to_client, || stopwatch.answered()));
-        let mut slot = Some(slot);
         let (mut is_up_done, mut is_down_done) = (false, false);
         loop {
             let result = tokio::select! {

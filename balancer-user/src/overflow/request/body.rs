@@ -113,7 +113,11 @@ fn poll_held(held: &mut Option<Held>, context: &mut Context<'_>) -> Polled {
     if let Some(answer) = held.take() {
         let (download, in_flight) = *answer;
         match &frame {
-            Some(Err(fault)) => in_flight.broke(fault),
+            Some(Err(fault)) => {
+                // Before the slot is given back, with which another may come.
+                drop(download);
+                in_flight.broke(fault);
+            }
             _ => in_flight.finish(download.into_link()),
         }
     }
