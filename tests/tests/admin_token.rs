@@ -148,6 +148,22 @@ fn over_tcp_the_token_is_asked_for_and_the_newest_one_counts() -> Result<()> {
 }
 
 #[test]
+fn many_at_once_with_the_right_token_are_all_let_in() -> Result<()> {
+    let stage = Stage::new(&[])?;
+    let answers = thread::scope(|scope| {
+        let asking: Vec<_> = (0..40)
+            .map(|_| scope.spawn(|| stage.put(Some(TOKEN))))
+            .collect();
+        let answers = asking.into_iter().map(|it| it.join().expect("no panic"));
+        answers.collect::<Result<Vec<_>>>()
+    })?;
+    for answer in answers {
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    stage.agent.uninstall()
+}
+
+#[test]
 fn commands_send_the_token() -> Result<()> {
     let stage = Stage::new(&[])?;
     let backend = pod_address(0).to_string();

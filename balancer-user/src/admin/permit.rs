@@ -62,6 +62,9 @@ pub(super) struct Permit {
     owner: u32,
     changes: Mutex<Bucket>,
     wrong_tokens: Mutex<Cache<Source, Bucket>>,
+    /// Held while a token is compared: so those that are being compared need not count as wrong, and
+    /// many at once get no more tries than one by one.
+    comparing: tokio::sync::Mutex<()>,
 }
 
 /// Whose attempts are counted together.
@@ -81,6 +84,7 @@ impl Permit {
             owner: nix::unistd::geteuid().as_raw(),
             changes: Mutex::new(Bucket::new(Instant::now())),
             wrong_tokens: Mutex::new(Cache::new(SOURCES)),
+            comparing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -111,8 +115,8 @@ impl Permit {
         let Some(offered) = bearer(headers) else {
             return Err(Refusal::NoToken);
         };
-        // Counted as wrong until it is known to be right, so that many at once are counted too.
-        self.count(source, |bucket| bucket.take(WRONG_TOKENS, Instant::now()))
+        let _alone = self.comparing.lock().await;
+        self.count(source, |bucket| bucket.look(WRONG_TOKENS, Instant::now()))
             .map_err(Refusal::TooManyWrongTokens)?;
         let token = spawn_blocking(move || Token::read_regular(&file)).await?;
         let token = token.map_err(|error| {
@@ -120,10 +124,11 @@ impl Permit {
             Refusal::TokenUnusable
         })?;
         if !token.is(offered) {
+            // There is one to take: nobody else has compared since.
+            let _ = self.count(source, |bucket| bucket.take(WRONG_TOKENS, Instant::now()));
             tracing::warn!(?source, "a change was refused: its token is wrong");
             return Err(Refusal::WrongToken);
         }
-        self.count(source, |bucket| bucket.put_back(WRONG_TOKENS));
         Ok(())
     }
 

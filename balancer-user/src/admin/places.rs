@@ -1,13 +1,13 @@
 //! The connections of one listener at a time, and who makes way when there are too many: whoever
 //! has been silent longest.
 //!
-//! A connection is silent from its beginning until a request's head has come whole, and again from
-//! the end of an answer. So neither idle clients nor such as send a head byte by byte keep others
-//! out. Nobody is interrupted who is being answered. Owns no connection; called by `serve`.
+//! A connection is silent from its beginning until a request has come whole, and again from the end
+//! of an answer. So neither idle clients nor such as send a request byte by byte keep others out.
+//! Nobody is interrupted who is being answered. Owns no connection; called by `serve`.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use tokio::sync::Notify;
@@ -48,6 +48,14 @@ pub(super) struct Place {
 pub(super) struct Answering {
     place: Arc<Place>,
     was_silent: bool,
+}
+
+/// While a request comes in: with its end, when all of it has come or nobody wants the rest, the answer
+/// begins, which lasts as long as what [`Place::asking`] gives beside this.
+#[derive(Debug)]
+pub(super) struct Asking {
+    place: Arc<Place>,
+    answer: Arc<OnceLock<Answering>>,
 }
 
 impl Places {
@@ -94,7 +102,16 @@ impl Place {
     }
 
     /// A request's head has come.
-    pub(super) fn answering(self: &Arc<Self>) -> Answering {
+    pub(super) fn asking(self: &Arc<Self>) -> (Asking, Arc<OnceLock<Answering>>) {
+        let answer = Arc::<OnceLock<Answering>>::default();
+        let asking = Asking {
+            place: self.clone(),
+            answer: answer.clone(),
+        };
+        (asking, answer)
+    }
+
+    fn answering(self: &Arc<Self>) -> Answering {
         Answering {
             was_silent: self.places.state().remove(&self.leave),
             place: self.clone(),
@@ -109,6 +126,12 @@ impl Drop for Place {
             state.taken -= 1;
             self.places.changed.notify_one();
         }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let _ = self.answer.set(self.place.answering());
     }
 }
 
@@ -157,6 +180,21 @@ mod tests {
         assert!(places.changed().now_or_never().is_some());
         assert!(places.take().is_some());
         assert!(has_lost(&place));
+    }
+
+    #[test]
+    fn who_has_not_asked_to_the_end_makes_way() {
+        let places = Places::new(1);
+        let place = places.take().unwrap();
+        let (asking, answer) = place.asking();
+        let other = places.take().unwrap();
+        assert!(has_lost(&place));
+        drop((asking, answer, place));
+        let (asking, answer) = other.asking();
+        drop(asking);
+        assert!(places.take().is_none());
+        drop(answer);
+        assert!(places.take().is_some());
     }
 
     #[test]

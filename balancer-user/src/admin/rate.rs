@@ -36,10 +36,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// Puts back what was taken out.
-    pub(super) fn put_back(&mut self, rate: Rate) {
-        // Full a little earlier; only an instant before the machine's start cannot be.
-        self.full_at = self.full_at.checked_sub(rate.every).unwrap_or(self.full_at);
+    /// Whether one could be taken out now, or else how long it is until then.
+    pub(super) fn look(mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
+        self.take(rate, now)
     }
 }
 
@@ -76,12 +75,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_back_can_be_taken_again() {
-        let now = Instant::now() + Duration::from_secs(3600);
+    fn to_look_takes_nothing() {
+        let now = Instant::now();
         let mut bucket = Bucket::new(now);
-        for _ in 0..100 {
-            assert_eq!(bucket.take(RATE, now), Ok(()));
-            bucket.put_back(RATE);
+        for _ in 0..3 {
+            assert_eq!(
+                (bucket.look(RATE, now), bucket.look(RATE, now)),
+                (Ok(()), Ok(()))
+            );
+            bucket.take(RATE, now).unwrap();
         }
+        assert_eq!(bucket.look(RATE, now), Err(Duration::from_millis(100)));
     }
 }

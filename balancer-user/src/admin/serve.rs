@@ -11,6 +11,7 @@ use std::{
 use axum::{Router, body::Body};
 use http_body_util::BodyExt as _;
 use hyper::{
+    body::{Body as _, Incoming},
     server::conn::http1,
     service::{Service as _, service_fn},
 };
@@ -31,7 +32,7 @@ use tokio_io_timeout::TimeoutStream;
 use super::{
     Context, Listeners, Transport, metrics_router, news,
     permit::Permit,
-    places::{Answering, Place, Places},
+    places::{Place, Places},
     router,
 };
 use crate::journal::MAX_LISTENERS;
@@ -215,13 +216,14 @@ async fn serve_connection<S>(
         }
     };
     let router = TowerToHyperService::new(router);
-    let service = service_fn(|mut request: hyper::Request<_>| {
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        let answering = place.answering();
-        let response = router.call(request);
+        let (asking, answer) = place.asking();
+        let asking = (!request.body().is_end_stream()).then_some(asking);
+        let response = router.call(request.map(|body| with(Body::new(body), asking)));
         async move {
             let response = response.await?;
-            Ok::<_, Infallible>(response.map(|body| lasting(body, answering)))
+            Ok::<_, Infallible>(response.map(|body| with(body, answer)))
         }
     });
     let mut stream = TimeoutStream::new(stream);
@@ -229,11 +231,13 @@ async fn serve_connection<S>(
     let connection = http1().serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        ended = &mut connection => ended,
+        biased;
+        // First, so that it takes no request when it has no place any more.
         () = place.lost() => {
             tracing::debug!("a silent connection to the admin API made way for another");
             return;
         }
+        ended = &mut connection => ended,
         () = told_to_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -244,10 +248,10 @@ async fn serve_connection<S>(
     }
 }
 
-/// The body, which keeps `answering` until all of it is sent.
-fn lasting(body: Body, answering: Answering) -> Body {
+/// The body, which keeps something for as long as it lasts.
+fn with(body: Body, kept: impl Send + 'static) -> Body {
     Body::new(body.inspect_frame(move |_| {
-        let _ = &answering;
+        let _ = &kept;
     }))
 }
 
