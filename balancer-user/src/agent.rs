@@ -101,6 +101,7 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
             Err(anyhow::anyhow!("a part of the agent ended by itself: {ended:?}"))
         }
     };
+    let kernel = running.kernel.clone();
     let end = async {
         running.end(patience).await;
         if let Some(publishing) = publishing {
@@ -110,7 +111,10 @@ pub async fn run(config_path: PathBuf, overrides: Overrides) -> anyhow::Result<(
     };
     tokio::select! {
         () = end => tracing::info!("stopped; steering goes on"),
-        name = signals.next() => tracing::warn!(signal = name, "stopped at once; steering goes on"),
+        name = signals.next() => {
+            give_last_sign(&kernel);
+            tracing::warn!(signal = name, "stopped at once; steering goes on");
+        }
     }
     outcome
 }
@@ -284,12 +288,7 @@ impl Running {
             tracing::warn!(%error, "the programs learn only from our silence that we end");
         }
         self.overflow.stop(patience).await;
-        // From now on they may wait for another agent, as after one that was killed.
-        let now_ns = self.kernel.now().as_nanos() as u64;
-        let last_sign = |state: &mut AgentState| state.heartbeat_ns = now_ns;
-        if let Err(error) = self.kernel.change_agent_state(last_sign) {
-            tracing::warn!(%error, "the programs do not wait for another agent");
-        }
+        give_last_sign(&self.kernel);
         drop(self.stop);
         self.tasks.shutdown().await;
     }
@@ -308,6 +307,15 @@ fn open(kernel: &Kernel, overflow: &Overflow, heartbeat: &Heartbeat) -> Result<(
 /// From now on the programs send nothing to the agent, as long as it lives.
 fn close(kernel: &Kernel) -> Result<(), KernelError> {
     kernel.change_agent_state(|state| state.switches |= SWITCH_CLOSED)
+}
+
+/// From now on they may wait for another agent, as after one that was killed.
+fn give_last_sign(kernel: &Kernel) {
+    let now_ns = kernel.now().as_nanos() as u64;
+    let last_sign = |state: &mut AgentState| state.heartbeat_ns = now_ns;
+    if let Err(error) = kernel.change_agent_state(last_sign) {
+        tracing::warn!(%error, "the programs do not wait for another agent");
+    }
 }
 
 /// Passes the verdicts of probes on to where backends are marked.

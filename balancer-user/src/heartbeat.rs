@@ -99,7 +99,8 @@ impl Heartbeat {
         })
     }
 
-    /// Goes on for as long as the runtime lives. Takes readiness away if the cgroup is gone.
+    /// Goes on for as long as the runtime lives. Takes readiness away if the cgroup is gone, or the
+    /// programs are not attached to it any more.
     pub async fn run(mut self, ready: Arc<watch::Sender<bool>>) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -109,9 +110,7 @@ impl Heartbeat {
             // If this task was late, so were all others, which have to be given a moment.
             let was_late = ticked_at.elapsed() >= EVERY * 2;
             ticked_at = Instant::now();
-            let cgroup = self.kernel.cgroup_path();
-            if *ready.borrow() && !self.kernel.has_cgroup() {
-                tracing::error!(cgroup = %cgroup.display(), "the cgroup is gone, and nothing is steered any more; make it again if it is not there, and restart the agent");
+            if *ready.borrow() && !self.is_steered() {
                 ready.send_replace(false);
             }
             if number.is_multiple_of(ADDRESSES_EVERY) {
@@ -124,6 +123,20 @@ impl Heartbeat {
                 tracing::error!(%error, "the programs cannot be told that the agent lives");
             }
         }
+    }
+
+    /// Whether connections are steered, as they were when the agent started. Says so if not.
+    fn is_steered(&self) -> bool {
+        let cgroup = self.kernel.cgroup_path().display();
+        if !self.kernel.has_cgroup() {
+            tracing::error!(%cgroup, "the cgroup is gone, and nothing is steered any more; make it again if it is not there, and restart the agent");
+            return false;
+        }
+        if !self.kernel.is_attached() {
+            tracing::error!(%cgroup, "somebody has removed the pins in agent.pin_path or detached programs, and not every connection is steered any more; restart the agent");
+            return false;
+        }
+        true
     }
 
     /// Whether a part of the data path is stuck: then there is no sign of life, and the programs

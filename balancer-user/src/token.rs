@@ -40,6 +40,12 @@ pub enum TokenError {
         /// Why.
         source: io::Error,
     },
+    /// It is a pipe, a device or a directory.
+    #[error("the token file {path} is not a regular file")]
+    NotRegular {
+        /// The file.
+        path: PathBuf,
+    },
     /// It holds too little, or too much.
     #[error(
         "the token in {path} has {length} characters, and one has {least} to {most}; make one with: \
@@ -72,9 +78,8 @@ impl Token {
     /// If the file holds no token.
     pub fn read_regular(path: &Path) -> Result<Self, TokenError> {
         if path.metadata().is_ok_and(|file| !file.is_file()) {
-            return Err(TokenError::Unreadable {
+            return Err(TokenError::NotRegular {
                 path: path.to_owned(),
-                source: io::Error::other("it is not a regular file"),
             });
         }
         Self::read(path)

@@ -28,7 +28,7 @@ use crate::{
     residue::BpfObjects,
     run_dir::RunDir,
     service::Service,
-    wait::within,
+    wait::{eventually, within},
 };
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -380,6 +380,15 @@ impl Agent {
         }
         self.process = self.launch.spawn()?;
         Ok(())
+    }
+
+    /// Waits until `/readyz` says that it is not ready.
+    pub fn wait_not_ready(&self) {
+        eventually(RELOAD_DEADLINE, || {
+            let status = self.admin().get("/readyz")?.status;
+            ensure!(status == 503, "{status}");
+            Ok(())
+        });
     }
 
     /// Waits until it is ready, or has ended, which is an error.

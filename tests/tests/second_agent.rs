@@ -305,11 +305,7 @@ fn a_cgroup_that_was_made_anew_is_told_and_steered_after_a_restart() -> Result<(
     let mut first = First::start(&stage.crowd)?;
     assert_steered(&stage.crowd)?;
     stage.crowd.cgroup.make_anew()?;
-    eventually(SOON, || {
-        let answer = first.agent.admin().get("/readyz")?;
-        ensure!(answer.status == 503, "{answer:?}");
-        Ok(())
-    });
+    first.agent.wait_not_ready();
     assert_says(
         &first.agent.stderr(),
         &["cgroup is gone", "restart the agent"],
@@ -327,6 +323,61 @@ fn a_cgroup_that_was_made_anew_is_told_and_steered_after_a_restart() -> Result<(
     assert_steered(&stage.crowd)?;
     assert_eq!(first.server.tally().served, 2);
     first.agent.uninstall()
+}
+
+/// Whoever is below both would be counted twice.
+#[test]
+fn programs_that_steer_a_cgroup_above_or_below_are_seen_without_their_agent() -> Result<()> {
+    let stage = Stage::new()?;
+    let child = stage.crowd.cgroup.below("child")?;
+    let _server = stage.crowd.serve(0, 1, Duration::ZERO)?;
+    for (dead, other) in [(&stage.crowd.cgroup, &child), (&child, &stage.crowd.cgroup)] {
+        let mut first = Agent::start(&stage.crowd.netns, dead, &[service(0, 1, [0])])?;
+        first.kill()?;
+        let file = stage.path("config.yaml");
+        fs::write(&file, stage.config_for(other.path(), &stage.pins()))?;
+        let said = stage.refused_with(&[], &file)?;
+        let pins = first.pin_path().display().to_string();
+        let steered = format!("still steer cgroup {};", dead.path().display());
+        assert_says(&said, &[&steered, &pins, "uninstall"]);
+        fs::remove_file(&file)?;
+        first.uninstall()?;
+    }
+    child.remove()?;
+    stage.assert_nothing_left()
+}
+
+#[test]
+fn programs_that_somebody_has_detached_are_told_and_attached_by_a_restart() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut first = First::start(&stage.crowd)?;
+    assert_steered(&stage.crowd)?;
+    fs::remove_dir_all(first.agent.pin_path())?;
+    first.agent.wait_not_ready();
+    assert_says(
+        &first.agent.stderr(),
+        &["agent.pin_path or detached", "restart the agent"],
+    );
+    first.agent.terminate()?;
+    first.agent.restart()?;
+    assert_steered(&stage.crowd)?;
+    first.agent.uninstall()
+}
+
+#[test]
+fn to_uninstall_what_is_pinned_elsewhere_is_no_success() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut first = First::start(&stage.crowd)?;
+    first.agent.kill()?;
+    let file = stage.path("config.yaml");
+    fs::write(&file, stage.config())?;
+    let pins = first.agent.pin_path().display().to_string();
+    let done = stage.uninstall(&file).expect_err("they steer on");
+    assert_says(&format!("{done:#}"), &["steering goes on", &pins]);
+    assert_steered(&stage.crowd)?;
+    fs::remove_file(&file)?;
+    first.agent.uninstall()?;
+    stage.assert_nothing_left()
 }
 
 /// Not one of their services, however other its own are.
@@ -392,7 +443,10 @@ fn nobody_uninstalls_what_an_agent_works_with() -> Result<()> {
     let done = first.agent.uninstall_only()?;
     ensure!(done.status.code() == Some(1), "{done:?}");
     let said = String::from_utf8_lossy(&done.stderr);
-    assert_says(&said, &["steering goes on", "another idlefirst agent"]);
+    assert_says(
+        &said,
+        &["steering goes on", "an idlefirst agent is running"],
+    );
     assert_steered(&stage.crowd)?;
     first.stop()
 }

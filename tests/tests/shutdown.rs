@@ -44,14 +44,6 @@ fn start(crowd: &Crowd, shutdown_timeout: Duration, service: Service) -> Result<
 }
 
 /// Waits until it says that it is not ready, which it does until the end.
-fn wait_not_ready(agent: &Agent) {
-    eventually(SOON, || {
-        let status = agent.admin().get("/readyz")?.status;
-        ensure!(status == 503, "{status}");
-        Ok(())
-    });
-}
-
 fn wait_waiters(agent: &Agent, expected: u32) {
     eventually_eq(SOON, Some(expected), || {
         agent.queue("service-0").ok().map(|it| it.waiters)
@@ -67,7 +59,7 @@ fn who_waits_still_gets_a_slot_and_nobody_new_is_sent_to_the_agent() -> Result<(
     let waiting = crowd.dial(frontend_address(0))?;
     wait_waiters(&agent, 1);
     agent.signal_end()?;
-    wait_not_ready(&agent);
+    agent.wait_not_ready();
     // That it is not ready goes first; until the programs know, it is sent more.
     let refused = eventually(SOON, || match crowd.dial(frontend_address(0)) {
         Ok(_) => Err("there is no slot and nobody to wait with"),
@@ -170,7 +162,7 @@ fn a_second_signal_ends_it_at_once() -> Result<()> {
     let _waiting = crowd.dial(frontend_address(0))?;
     wait_waiters(&agent, 1);
     agent.signal_end()?;
-    wait_not_ready(&agent);
+    agent.wait_not_ready();
     agent.signal_end()?;
     agent.wait_ended()?;
     drop(held);

@@ -21,7 +21,6 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
@@ -252,8 +251,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<Report> {
                 .on_thread_start(privileges::begin_thread)
                 .build()?;
             let outcome = runtime.block_on(agent::run(file, overrides));
-            // A read of the file that hangs (a dead network mount) must not keep us.
-            runtime.shutdown_timeout(Duration::from_secs(1));
+            // Neither a read of the file that hangs (a dead network mount) must keep us, nor what is in
+            // flight when a second signal has come.
+            runtime.shutdown_background();
             outcome?;
             Ok(Report::fine(String::new()))
         }

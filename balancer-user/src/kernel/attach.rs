@@ -167,6 +167,16 @@ pub(super) fn attach(
     Ok(())
 }
 
+/// Ids of the programs for the cgroup, each with how it is attached.
+pub(super) fn on_cgroup(ebpf: &Ebpf) -> Vec<(u32, bpf_attach_type)> {
+    let ids = ON_CGROUP.into_iter().zip(ATTACH_TYPES);
+    ids.filter_map(|(name, attach_type)| {
+        let info = ebpf.program(name)?.info().ok()?;
+        Some((info.id(), attach_type))
+    })
+    .collect()
+}
+
 fn put(ebpf: &Ebpf, pins: &Pins, name: &'static str, place: &Place<'_>) -> Result<(), LinkError> {
     let program = ebpf.program(name).and_then(|program| program.fd().ok());
     let missing = || LinkError::Refused(io::Error::other("it is not loaded"));

@@ -138,6 +138,24 @@ fn places_of_pod(pods_cgroup: &Path, pod_uid: &str) -> [PathBuf; 3] {
     }
 }
 
+/// Those above a cgroup, from the next one on.
+pub(super) fn above(path: &Path) -> impl Iterator<Item = &Path> {
+    let ancestors = path.ancestors().skip(1);
+    ancestors.take_while(|ancestor| is_unified(ancestor))
+}
+
+/// Those below a cgroup, at whatever depth.
+pub(super) fn below(path: &Path) -> Vec<PathBuf> {
+    let mut found = children(path);
+    let mut looked_at = 0;
+    while let Some(next) = found.get(looked_at) {
+        let further = children(next);
+        found.extend(further);
+        looked_at += 1;
+    }
+    found
+}
+
 fn is_unified(path: &Path) -> bool {
     matches!(
         syscall::file_system_magic(path),

@@ -62,8 +62,8 @@ pub enum KernelError {
     },
     /// The pin path is not on a BPF file system.
     #[error(
-        "agent.pin_path is {path}, which is not on a BPF file system; \
-         mount one (mount -t bpf bpf /sys/fs/bpf) or set agent.pin_path to a directory on one"
+        "the pin path (agent.pin_path, --pin-path) is {path}, which is not on a BPF file system; \
+         mount one (mount -t bpf bpf /sys/fs/bpf) or name a directory on one"
     )]
     NoBpffs {
         /// As configured.
@@ -76,6 +76,12 @@ pub enum KernelError {
     )]
     InUse {
         /// The cgroup or pin path that both want.
+        path: PathBuf,
+    },
+    /// The agent still works whose pins are to go.
+    #[error("an idlefirst agent is running that pins in {path}; stop it first")]
+    AtWork {
+        /// Where it pins.
         path: PathBuf,
     },
     /// Another agent's programs already see this cgroup's connections.

@@ -4,10 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     net::SocketAddr,
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::fd::{AsFd, AsRawFd},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -28,6 +25,7 @@ use balancer_common::{
 
 use super::{
     Cgroup, Events, KernelError, LiveConnection, Memory, attach,
+    attached::{self, Attached},
     bypass::BypassMap,
     cgroup, connections, lock, log, mark,
     names::NamesMap,
@@ -92,6 +90,7 @@ pub struct Kernel {
     netns_cookie: u64,
     _locks: Vec<File>,
     pins: Mutex<Pins>,
+    attached: Attached,
 }
 
 impl Kernel {
@@ -109,7 +108,7 @@ impl Kernel {
         let cgroup = cgroup::open(&cgroup_path)?;
         let locks = lock::hierarchy(&cgroup, &cgroup_path)?;
         let pins = Pins::claim(&options.pin_path)?;
-        mark::check(&cgroup, &cgroup_path, &options.pin_path)?;
+        mark::check(&cgroup_path, &options.pin_path)?;
         let netns = overflow::own_netns()?;
         attach::check_places(&pins, &netns, &cgroup, &cgroup_path)?;
 
@@ -177,6 +176,7 @@ impl Kernel {
             ))?,
             _locks: locks,
             pins: Mutex::new(pins),
+            attached: Attached::default(),
         })
     }
 
@@ -202,6 +202,7 @@ impl Kernel {
         )?;
         pins.keep();
         let ebpf = held(&self.ebpf);
+        self.attached.note(&ebpf);
         let program = ebpf.program(attach::CONNECT).map(Program::info);
         if let Some(Ok(info)) = program {
             mark::put(&self.cgroup, pins.path(), info.id());
@@ -216,9 +217,13 @@ impl Kernel {
 
     /// Whether the cgroup is still there, and not another of its name.
     pub fn has_cgroup(&self) -> bool {
-        let here = self.cgroup.metadata().map(|it| it.ino());
-        let there = fs::metadata(&self.cgroup_path).map(|it| it.ino());
-        matches!((here, there), (Ok(here), Ok(there)) if here == there)
+        attached::is_at(&self.cgroup, &self.cgroup_path)
+    }
+
+    /// Whether all programs are still attached to it: their pins may have been removed, or they
+    /// themselves detached.
+    pub fn is_attached(&self) -> bool {
+        self.attached.are_on(&self.cgroup)
     }
 
     /// The cgroup that the programs are attached to.

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use super::{KernelError, syscall};
+use super::{KernelError, cgroup};
 
 /// Locks an open directory for as long as `directory` stays open.
 pub(super) fn exclusive(directory: &File, path: &Path) -> Result<(), KernelError> {
@@ -21,15 +21,11 @@ pub(super) fn exclusive(directory: &File, path: &Path) -> Result<(), KernelError
 }
 
 /// Locks a cgroup, and those above it against agents of their own. The locks
-/// last as long as `cgroup` and what is returned.
-pub(super) fn hierarchy(cgroup: &File, path: &Path) -> Result<Vec<File>, KernelError> {
+/// last as long as `directory` and what is returned.
+pub(super) fn hierarchy(directory: &File, path: &Path) -> Result<Vec<File>, KernelError> {
     let own = path.canonicalize().map_err(open_error(path))?;
     let mut above = Vec::new();
-    for ancestor in own
-        .ancestors()
-        .skip(1)
-        .take_while(|ancestor| is_cgroup(ancestor))
-    {
+    for ancestor in cgroup::above(&own) {
         let directory = File::open(ancestor).map_err(open_error(ancestor))?;
         taken(directory.try_lock_shared(), ancestor, || {
             KernelError::AlreadyBalanced {
@@ -39,7 +35,7 @@ pub(super) fn hierarchy(cgroup: &File, path: &Path) -> Result<Vec<File>, KernelE
         })?;
         above.push(directory);
     }
-    exclusive(cgroup, path)?;
+    exclusive(directory, path)?;
     Ok(above)
 }
 
@@ -53,10 +49,6 @@ fn taken(
         Err(TryLockError::WouldBlock) => Err(in_use()),
         Err(TryLockError::Error(source)) => Err(open_error(path)(source)),
     }
-}
-
-fn is_cgroup(path: &Path) -> bool {
-    syscall::file_system_magic(path).is_ok_and(|magic| magic == libc::CGROUP2_SUPER_MAGIC)
 }
 
 fn open_error(path: &Path) -> impl FnOnce(std::io::Error) -> KernelError {

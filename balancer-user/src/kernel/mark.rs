@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    io,
+    io, iter,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -15,16 +15,35 @@ use std::{
 use aya_obj::generated::bpf_attach_type;
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 
-use super::{KernelError, syscall};
+use super::{KernelError, cgroup, syscall};
 
 const NAME: &str = "user.idlefirst.pins";
 /// Paths are no longer (PATH_MAX), and two numbers stand before them.
 const MAX_BYTES: usize = 4096 + 64;
 
-/// Refuses if programs that are pinned elsewhere steer this cgroup.
-pub(super) fn check(cgroup: &File, cgroup_path: &Path, pins: &Path) -> Result<(), KernelError> {
+/// Refuses if programs that are pinned elsewhere steer this cgroup, or one above or below it:
+/// connections there would count twice.
+pub(super) fn check(path: &Path, pins: &Path) -> Result<(), KernelError> {
+    let own = path.canonicalize().map_err(|source| KernelError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    let related = cgroup::above(&own).map(Path::to_owned);
+    let related = related.chain(cgroup::below(&own));
+    for cgroup in iter::once(own.clone()).chain(related) {
+        check_one(&cgroup, pins)?;
+    }
+    Ok(())
+}
+
+/// The same of this cgroup only.
+pub(super) fn check_one(path: &Path, pins: &Path) -> Result<(), KernelError> {
+    // It may be gone by now.
+    let Ok(cgroup) = File::open(path) else {
+        return Ok(());
+    };
     let Some(other) =
-        read(cgroup).filter(|other| identity(pins).is_none_or(|own| other.identity != own))
+        read(&cgroup).filter(|other| identity(pins).is_none_or(|own| other.identity != own))
     else {
         return Ok(());
     };
@@ -35,7 +54,7 @@ pub(super) fn check(cgroup: &File, cgroup_path: &Path, pins: &Path) -> Result<()
         return Ok(());
     }
     Err(KernelError::PinnedElsewhere {
-        cgroup: cgroup_path.to_owned(),
+        cgroup: path.to_owned(),
         pins: other.pins,
     })
 }

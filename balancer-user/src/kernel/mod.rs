@@ -6,6 +6,7 @@
 //! `metrics` what to read.
 
 mod attach;
+mod attached;
 mod bypass;
 mod cgroup;
 mod connections;

@@ -166,22 +166,30 @@ impl Drop for Pins {
 /// the cgroup (found if it is not given). Gives whether there was anything.
 ///
 /// # Errors
-/// If an agent is still at work, or something cannot be removed.
+/// If an agent is still at work, the cgroup is steered by what is pinned elsewhere, or something
+/// cannot be removed.
 pub fn uninstall(path: &Path, cgroup: Option<&Path>) -> Result<bool, KernelError> {
     let open_error = |source| KernelError::Open {
         path: path.to_owned(),
         source,
     };
+    let found = cgroup.is_none().then(cgroup::find_unified);
+    let found = found.and_then(Result::ok);
+    let cgroup = cgroup.or(found.as_deref());
+    if let Some(cgroup) = cgroup {
+        mark::check_one(cgroup, path)?;
+    }
     let directory = match File::open(path) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(open_error(error)),
     };
     preflight::check_bpffs(path)?;
-    lock::exclusive(&directory, path)?;
-    let found = cgroup.is_none().then(cgroup::find_unified);
-    let found = found.and_then(Result::ok);
-    if let Some(Ok(cgroup)) = cgroup.or(found.as_deref()).map(File::open) {
+    lock::exclusive(&directory, path).map_err(|error| match error {
+        KernelError::InUse { path } => KernelError::AtWork { path },
+        error => error,
+    })?;
+    if let Some(Ok(cgroup)) = cgroup.map(File::open) {
         mark::remove(&cgroup, path);
     }
     let removed = remove(path).map_err(open_error)?;
