@@ -36,7 +36,8 @@ pub(super) fn and_wait(arguments: &UninstallArguments, output: Output) -> anyhow
     })
 }
 
-/// Detaches the programs and removes the pins. That nothing is there is fine, too.
+/// Detaches the programs and removes the pins. That nothing is there is fine, too, unless the cgroup is
+/// steered by what is pinned elsewhere.
 pub(super) fn uninstall(arguments: &UninstallArguments, output: Output) -> anyhow::Result<Report> {
     let agent = match Config::load(&arguments.config, &process_environment) {
         Ok(loaded) => loaded.config.agent,
